@@ -1,0 +1,112 @@
+# Starts the tracker on a camera's topic:
+#   ros2 launch panosam2_ros tracker.launch.py image_topic:=/image_raw
+"""Launch file of the tracker."""
+
+from launch import LaunchContext, LaunchDescription
+from launch.actions import (
+    DeclareLaunchArgument,
+    GroupAction,
+    OpaqueFunction,
+    SetEnvironmentVariable,
+)
+from launch.conditions import IfCondition
+from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution
+from launch_ros.actions import LifecycleNode
+from launch_ros.parameter_descriptions import ParameterValue
+from launch_ros.substitutions import FindPackageShare
+
+ARGUMENTS = (
+    ("image_topic", "/image_raw", "Topic of the camera's images (sensor_msgs/Image).", None),
+    ("namespace", "", "Namespace of the node; one per camera.", None),
+    ("device", "", "auto, cpu, cuda or cuda:N; empty: as in params_file.", None),
+    ("variant", "", "Which network; empty: as in params_file.", None),
+    ("checkpoint", "", "Weight file; empty: as in params_file.", None),
+    (
+        "projection",
+        "",
+        "Whether the images are full panoramas; empty: as in params_file.",
+        ["", "equirectangular", "perspective"],
+    ),
+    ("autostart", "true", "Configure and activate the node.", ["true", "false"]),
+    ("use_sim_time", "false", "Take the time from /clock.", ["true", "false"]),
+    ("use_respawn", "false", "Start the node again when it ends.", ["true", "false"]),
+    ("log_level", "info", "debug, info, warn, error or fatal.", None),
+    (
+        "large_images",
+        "true",
+        "Give Fast DDS the shared memory that panoramas need (the camera needs it, too).",
+        ["true", "false"],
+    ),
+)
+
+
+# Parameters that only an argument that is given sets; else params_file and the node decide.
+OVERRIDES = (
+    ("model.variant", LaunchConfiguration("variant")),
+    ("model.checkpoint", LaunchConfiguration("checkpoint")),
+    ("device", LaunchConfiguration("device")),
+    ("projection", LaunchConfiguration("projection")),
+)
+
+
+def _share(*parts: str) -> PathJoinSubstitution:
+    return PathJoinSubstitution([FindPackageShare("panosam2_ros"), *parts])
+
+
+def _node(context: LaunchContext) -> list[LifecycleNode]:
+    given = {
+        # A path or a name may look like a number; it stays text.
+        name: ParameterValue(value, value_type=str)
+        for name, value in OVERRIDES
+        if value.perform(context)
+    }
+    node = LifecycleNode(
+        package="panosam2_ros",
+        executable="tracker_node",
+        name="panosam2",
+        namespace=LaunchConfiguration("namespace"),
+        output="screen",
+        emulate_tty=True,
+        respawn=LaunchConfiguration("use_respawn"),
+        remappings=[("image", LaunchConfiguration("image_topic"))],
+        parameters=[
+            LaunchConfiguration("params_file"),
+            {
+                **given,
+                "autostart": ParameterValue(LaunchConfiguration("autostart"), value_type=bool),
+                "use_sim_time": ParameterValue(
+                    LaunchConfiguration("use_sim_time"), value_type=bool
+                ),
+            },
+        ],
+        arguments=["--ros-args", "--log-level", LaunchConfiguration("log_level")],
+    )
+    return [node]
+
+
+def generate_launch_description() -> LaunchDescription:
+    declared = [
+        DeclareLaunchArgument(name, default_value=value, description=text, choices=choices)
+        if choices
+        else DeclareLaunchArgument(name, default_value=value, description=text)
+        for name, value, text, choices in ARGUMENTS
+    ]
+    declared.append(
+        DeclareLaunchArgument(
+            "params_file",
+            default_value=_share("config", "tracker.yaml"),
+            description="Parameters of the node; the arguments here go before it.",
+        )
+    )
+    profile = _share("config", "fastdds_large_images.xml")
+    large = IfCondition(LaunchConfiguration("large_images"))
+    variables = [
+        # Whoever has set a profile of their own keeps it.
+        SetEnvironmentVariable(
+            name, EnvironmentVariable(name, default_value=profile), condition=large
+        )
+        for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+    ]
+    return LaunchDescription(
+        [*declared, GroupAction([*variables, OpaqueFunction(function=_node)])]
+    )

@@ -1,0 +1,337 @@
+"""Variants, and how their weights are loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from safetensors import SafetensorError, safe_open
+from sam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
+from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
+from sam2.modeling.memory_encoder import CXBlock, Fuser, MaskDownSampler, MemoryEncoder
+from sam2.modeling.position_encoding import PositionEmbeddingSine
+from torch import Tensor, nn
+
+from panosam2_core.config import ModelConfig
+from panosam2_core.errors import CheckpointError, ConfigError
+from panosam2_core.model import PanoSAM2
+from panosam2_core.nn.efficientnet_lite import EfficientNetLite0
+from panosam2_core.nn.position import GridRoPEAttention, LatitudeSine
+
+logger = logging.getLogger(__name__)
+
+VARIANTS: Mapping[str, ModelConfig] = {
+    "nano": ModelConfig(),
+    "hiera_t": ModelConfig(
+        variant="hiera_t",
+        input_size=(1024, 1024),
+        width=256,
+        attention_layers=4,
+        attention_mlp=2048,
+        decoder_mlp=2048,
+        yaw_true=False,
+    ),
+}
+NANO_WEIGHTS = "weights/nano.safetensors"
+# Parts that SAM2's checkpoints do not have; everything else must be there.
+NEW_PREFIXES = ("pano_decoder.", "lsmm.")
+# What SAM2.1's configuration switches on; read from its yaml for the Hiera variants.
+SAM2_SWITCHES: dict[str, Any] = {
+    "sigmoid_scale_for_mem_enc": 20.0,
+    "sigmoid_bias_for_mem_enc": -10.0,
+    "use_mask_input_as_output_without_sam": True,
+    "directly_add_no_mem_embed": True,
+    "no_obj_embed_spatial": True,
+    "use_high_res_features_in_sam": True,
+    "multimask_output_in_sam": True,
+    "iou_prediction_use_sigmoid": True,
+    "use_obj_ptrs_in_encoder": True,
+    "add_tpos_enc_to_obj_ptrs": True,
+    "proj_tpos_enc_in_obj_ptrs": True,
+    "use_signed_tpos_enc_to_obj_ptrs": True,
+    "pred_obj_scores": True,
+    "pred_obj_scores_mlp": True,
+    "fixed_no_obj_ptr": True,
+    "multimask_output_for_tracking": True,
+    "use_multimask_token_for_obj_ptr": True,
+    "multimask_min_pt_num": 0,
+    "multimask_max_pt_num": 1,
+    "use_mlp_for_obj_ptr_proj": True,
+}
+
+
+def load_model(
+    variant: str = "nano",
+    *,
+    checkpoint: str | Path | None = None,
+    device: str = "auto",
+    input_size: tuple[int, int] | None = None,
+) -> PanoSAM2:
+    """Build a variant with its weights, ready for inference.
+
+    Args:
+        variant: a key of :data:`VARIANTS`. ``nano`` comes with trained weights.
+        checkpoint: ``.safetensors`` written by this package, or Meta's ``.pt``. Needed for every
+            variant but ``nano``.
+        device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+        input_size: (height, width) the network sees, multiples of 32; ``None``: the variant's.
+
+    Returns:
+        The model in evaluation mode, without gradients.
+
+    Raises:
+        ConfigError: for an unknown variant, device or size.
+        CheckpointError: for a file that is missing, unreadable or of another variant.
+    """
+    if variant not in VARIANTS:
+        raise ConfigError(f"unknown variant {variant!r}; known: {', '.join(VARIANTS)}")
+    path = Path(checkpoint) if checkpoint else _shipped_weights(variant)
+    state, metadata = read_weights(path)
+    config = config_from_metadata(metadata) if metadata else VARIANTS[variant]
+    if config.variant != variant:
+        raise CheckpointError(f"{path} holds {config.variant!r}, expected {variant!r}")
+    model = build_model(config)
+    load_state(model, state, source=str(path))
+    if input_size is not None:
+        model.set_input_size(input_size)
+    model.eval().requires_grad_(False).to(resolve_device(device))
+    return model
+
+
+def build_model(config: ModelConfig) -> PanoSAM2:
+    """Build a network with random weights.
+
+    Args:
+        config: sizes and switches.
+
+    Returns:
+        The model, in training mode, on the CPU.
+    """
+    return _build_nano(config) if config.variant == "nano" else _build_hiera(config)
+
+
+def resolve_device(device: str) -> torch.device:
+    """Turn a device name into a device that exists.
+
+    Args:
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Returns:
+        The device.
+
+    Raises:
+        ConfigError: for an unknown name or an absent GPU.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, got {device!r}") from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, got {device!r}")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device {device!r} was asked for, but torch sees {torch.cuda.device_count()} GPU(s); "
+            "use 'cpu' or 'auto'"
+        )
+    return chosen
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a weight file without running anything in it.
+
+    Args:
+        path: ``.safetensors``, or ``.pt`` as published by Meta (``{"model": state}``).
+
+    Returns:
+        State dict, and the metadata of a safetensors file (empty for ``.pt``).
+
+    Raises:
+        CheckpointError: saying what the file is when it is not weights.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"no weight file at {path}")
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                return state, dict(file.metadata() or {})
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} is not a readable weight file: {error}") from error
+    except Exception as error:  # torch raises pickle.UnpicklingError, zipfile errors, and more
+        raise CheckpointError(f"{path} is not a safe torch weight file: {error}") from error
+    found = loaded.get("model", loaded) if isinstance(loaded, dict) else None
+    if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
+        raise CheckpointError(f"{path} holds no state dict (expected tensors by name)")
+    return found, {}
+
+
+def load_state(model: PanoSAM2, state: Mapping[str, Tensor], *, source: str) -> None:
+    """Load weights and refuse anything but the known differences.
+
+    Args:
+        model: the network to fill.
+        state: names as in SAM2, with or without the panoramic parts.
+        source: named in the error.
+
+    Raises:
+        CheckpointError: listing keys that are missing, unexpected or of another shape.
+    """
+    own = model.state_dict()
+    missing = [k for k in own if k not in state and not k.startswith(NEW_PREFIXES)]
+    unexpected = [k for k in state if k not in own]
+    reshaped = [k for k in state if k in own and own[k].shape != state[k].shape]
+    if missing or unexpected or reshaped:
+        details = "; ".join(
+            f"{len(keys)} {what}, e.g. {keys[0]}"
+            for keys, what in (
+                (missing, "missing"),
+                (unexpected, "unexpected"),
+                (reshaped, "of another shape"),
+            )
+            if keys
+        )
+        raise CheckpointError(
+            f"{source} does not fit variant {model.config.variant!r}: {details} (keys)"
+        )
+    new = [k for k in own if k not in state]
+    model.load_state_dict({k: v.to(own[k].dtype) for k, v in state.items()}, strict=False)
+    if model.config.long_memory and "lsmm.time_embed" in new:
+        model.reset_time_embed()
+    logger.info("loaded %d tensors from %s, %d new at identity", len(state), source, len(new))
+
+
+def config_to_metadata(config: ModelConfig) -> dict[str, str]:
+    """Model config as safetensors metadata.
+
+    Args:
+        config: of the saved network.
+
+    Returns:
+        ``{"config": json}``.
+    """
+    return {"config": json.dumps(dataclasses.asdict(config), sort_keys=True)}
+
+
+def config_from_metadata(metadata: Mapping[str, str]) -> ModelConfig:
+    """Inverse of :func:`config_to_metadata`.
+
+    Args:
+        metadata: of a safetensors file.
+
+    Returns:
+        The config.
+
+    Raises:
+        CheckpointError: when the metadata is not ours.
+    """
+    try:
+        fields = json.loads(metadata["config"])
+        fields["input_size"] = tuple(fields["input_size"])
+        return ModelConfig(**fields)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"weight file has no usable model config: {error}") from error
+
+
+def _shipped_weights(variant: str) -> Path:
+    if variant != "nano":
+        raise CheckpointError(
+            f"variant {variant!r} needs checkpoint=PATH (for hiera_t: Meta's "
+            "sam2.1_hiera_tiny.pt); only nano comes with weights"
+        )
+    return Path(str(resources.files("panosam2_core") / NANO_WEIGHTS))
+
+
+def _build_nano(config: ModelConfig) -> PanoSAM2:
+    width, dim = config.width, config.memory_dim
+    sine = LatitudeSine if config.yaw_true else _plain_sine
+    trunk = EfficientNetLite0()
+    neck = FpnNeck(
+        position_encoding=sine(width),
+        d_model=width,
+        backbone_channel_list=trunk.channel_list,
+        fpn_interp_model="nearest",
+        fpn_top_down_levels=[2, 3],
+    )
+    memory_encoder = MemoryEncoder(
+        out_dim=dim,
+        in_dim=width,
+        position_encoding=sine(dim),
+        mask_downsampler=MaskDownSampler(embed_dim=width, kernel_size=3, stride=2, padding=1),
+        # SAM2 starts the layer scale at 1e-6; a small network trained briefly needs the blocks.
+        fuser=Fuser(CXBlock(width, layer_scale_init_value=0.1), num_layers=2),
+    )
+    return PanoSAM2(
+        config,
+        pixel_mean=(127 / 255,) * 3,
+        pixel_std=(128 / 255,) * 3,
+        image_encoder=ImageEncoder(trunk=trunk, neck=neck, scalp=1),
+        memory_attention=_memory_attention(config),
+        memory_encoder=memory_encoder,
+        num_maskmem=config.num_memory_maps,
+        max_obj_ptrs_in_encoder=config.num_pointers,
+        **SAM2_SWITCHES,
+    )
+
+
+def _plain_sine(channels: int) -> nn.Module:
+    sine: nn.Module = PositionEmbeddingSine(channels, warmup_cache=False)
+    return sine
+
+
+def _memory_attention(config: ModelConfig) -> MemoryAttention:
+    def attention(**kwargs: Any) -> GridRoPEAttention:
+        grid = (config.input_size[0] // 16, config.input_size[1] // 16)
+        return GridRoPEAttention(
+            embedding_dim=config.width, num_heads=1, feat_sizes=grid[::-1], **kwargs
+        )
+
+    layer = MemoryAttentionLayer(
+        activation="relu",
+        d_model=config.width,
+        dim_feedforward=config.attention_mlp,
+        dropout=0.0,
+        pos_enc_at_attn=False,
+        pos_enc_at_cross_attn_keys=True,
+        pos_enc_at_cross_attn_queries=False,
+        self_attention=attention(),
+        cross_attention=attention(rope_k_repeat=True, kv_in_dim=config.memory_dim),
+    )
+    return MemoryAttention(
+        d_model=config.width,
+        pos_enc_at_input=True,
+        layer=layer,
+        num_layers=config.attention_layers,
+    )
+
+
+def _build_hiera(config: ModelConfig) -> PanoSAM2:
+    name = f"sam2.1_{config.variant}.yaml"
+    with resources.as_file(resources.files("sam2") / "configs" / "sam2.1" / name) as path:
+        source = OmegaConf.load(path).model
+    for layer in ("self_attention", "cross_attention"):
+        attention = source.memory_attention.layer[layer]
+        attention._target_ = f"{GridRoPEAttention.__module__}.{GridRoPEAttention.__qualname__}"
+    parts = {k: instantiate(v) for k, v in source.items() if isinstance(v, DictConfig)}
+    scalars = {
+        k: v
+        for k, v in source.items()
+        if not isinstance(v, DictConfig) and k not in ("_target_", "image_size")
+    }
+    return PanoSAM2(
+        config,
+        pixel_mean=(0.485, 0.456, 0.406),
+        pixel_std=(0.229, 0.224, 0.225),
+        **parts,
+        **scalars,
+    )

@@ -1,0 +1,124 @@
+"""Settings as frozen dataclasses: the only place where defaults live."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from panosam2_core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What a network is built from. Saved beside its weights.
+
+    Attributes:
+        variant: ``nano`` or ``hiera_t``.
+        input_size: (height, width) the network sees, multiples of 32. Any frame is resized to it.
+        width: channels of the memory-conditioned feature (SAM2: 256).
+        memory_dim: channels of a memory map (SAM2: 64); ``width`` must be a multiple of it.
+        attention_layers: layers of memory attention (SAM2: 4).
+        attention_mlp: hidden width of the memory-attention MLPs (SAM2: 2048).
+        decoder_mlp: hidden width of the decoder's token MLPs (SAM2: 2048).
+        pano_decoder: PC blocks and previous-mask fusion (paper 3.1). Off: SAM2's decoder.
+        long_memory: the long-short memory module (paper 3.2). Off: SAM2's tokens.
+        yaw_true: position codes that do not know the absolute yaw: sine codes constant in x,
+            harmonic RoPE in x, and a decoder code centred on each object. Paper silent; chosen
+            because a network trained this way from the start cannot tell where the seam is.
+            Off for SAM2's own weights, which were trained with absolute codes.
+        num_memory_maps: prompted map plus recent maps that memory attention sees (SAM2: 7).
+        num_pointers: object pointers that memory attention sees (SAM2: 16).
+    """
+
+    variant: str = "nano"
+    input_size: tuple[int, int] = (256, 512)
+    width: int = 128
+    memory_dim: int = 64
+    attention_layers: int = 2
+    attention_mlp: int = 512
+    decoder_mlp: int = 512
+    pano_decoder: bool = True
+    long_memory: bool = True
+    yaw_true: bool = True
+    num_memory_maps: int = 7
+    num_pointers: int = 16
+
+    def __post_init__(self) -> None:
+        """Check the sizes.
+
+        Raises:
+            ConfigError: for a size the network cannot be built with.
+        """
+        check_input_size(self.input_size)
+        if self.width % self.memory_dim or self.width % 8:
+            raise ConfigError(
+                f"width must be a multiple of 8 and of memory_dim={self.memory_dim}, "
+                f"got {self.width}"
+            )
+
+
+@dataclass(frozen=True)
+class TrackerConfig:
+    """How one stream is followed.
+
+    Attributes:
+        pano: the frames are full 360-degree panoramas whose left and right edges meet.
+        mask_threshold: logit above which a pixel belongs to an object.
+        occluded_below: visibility (0..1) under which an object counts as not visible.
+        lost_after_frames: frames out of sight after which an occluded object counts as lost.
+        max_objects: upper bound on objects in one stream.
+        max_prompted: prompted frames kept per object; the first one and the newest ones stay.
+        long_frames: long-term frames drawn per step (paper: N_l = 2); 0 switches LSMM off.
+        long_capacity: entries of the long-term bank per object.
+        long_spacing: least distance in frames between two drawn long-term frames in the
+            deterministic mode. Paper silent; chosen so that the draws differ in appearance.
+        half_maps: store memory maps in bfloat16, as SAM2 does; halves the state.
+        seed: ``None``: deterministic draws. A number: the paper's Algorithm 1, seeded.
+    """
+
+    pano: bool = True
+    mask_threshold: float = 0.0
+    occluded_below: float = 0.5
+    lost_after_frames: int = 60
+    max_objects: int = 64
+    max_prompted: int = 4
+    long_frames: int = 2
+    long_capacity: int = 512
+    long_spacing: int = 8
+    half_maps: bool = True
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: naming the field, its range and the value.
+        """
+        ranges = {
+            "occluded_below": (0.0, 1.0),
+            "lost_after_frames": (0, 10**9),
+            "max_objects": (1, 1024),
+            "max_prompted": (1, 64),
+            "long_frames": (0, 8),
+            "long_capacity": (1, 10**6),
+            "long_spacing": (1, 10**6),
+        }
+        for name, (low, high) in ranges.items():
+            if not low <= getattr(self, name) <= high:
+                raise ConfigError(f"{name} must be in [{low}, {high}], got {getattr(self, name)}")
+
+
+def check_input_size(size_hw: tuple[int, int]) -> None:
+    """Raise unless both sides are positive multiples of 32.
+
+    Args:
+        size_hw: (height, width) in pixels.
+
+    Raises:
+        ConfigError: naming the nearest size that works.
+    """
+    if any(side < 32 or side % 32 for side in size_hw):
+        nearest = tuple(max(32, round(side / 32) * 32) for side in size_hw)
+        raise ConfigError(
+            f"input size must be multiples of 32 (height, width), got {tuple(size_hw)}; "
+            f"nearest is {nearest}"
+        )

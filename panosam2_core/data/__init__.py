@@ -1,0 +1,1 @@
+"""Clip sources: the synthetic 360 world and its assets."""

@@ -1,0 +1,1 @@
+"""Training losses of PanoSAM2."""

@@ -1,0 +1,159 @@
+"""The bounded memory of one object.
+
+The bound is exact, not approximate: memory attention looks at the prompted maps, the last six
+maps and the last fifteen pointers, so nothing older is kept but one pointer per confident frame
+for the long-term draws, capped. State size does not depend on the length of the stream.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class FrameMemory:
+    """One frame as it is remembered.
+
+    Attributes:
+        frame: index in the stream.
+        memory_map: (D, h, w).
+        pointer: (C,).
+    """
+
+    frame: int
+    memory_map: Tensor
+    pointer: Tensor
+
+
+@dataclass(frozen=True)
+class LongTermEntry:
+    """A frame of which only the object pointer is kept (paper 3.2).
+
+    Attributes:
+        frame: index in the stream.
+        pointer: (C,).
+        object_logit: visibility logit, above 0.
+    """
+
+    frame: int
+    pointer: Tensor
+    object_logit: float
+
+
+@dataclass
+class ObjectMemory:
+    """All that is remembered of one object. Tensors live on the model's device.
+
+    Attributes:
+        num_maps: maps that memory attention sees, the prompted one included (SAM2: 7).
+        num_pointers: pointers that memory attention sees (SAM2: 16).
+        max_prompted: prompted frames kept; the first one and the newest ones stay.
+        long_capacity: long-term entries kept; the least visible one goes first.
+        prompted: frames on which the user said what the object is.
+        recent: the last ``num_maps - 1`` tracked frames.
+        recent_pointers: (frame, pointer) of the last ``num_pointers - 1`` tracked frames.
+        long_term: pointers of frames on which the object was seen, oldest first.
+        long_pool: (long_capacity, C) rows that long-term pointers are copied into, so that the
+            state has its final size at once; ``None`` in training, where gradients must pass.
+        previous_mask: (C, h, w) the last frame's mask as the decoder takes it; ``None`` before
+            the first frame and after time ran backwards.
+        center: () long, token column of the object's centre when it was last seen.
+    """
+
+    num_maps: int = 7
+    num_pointers: int = 16
+    max_prompted: int = 4
+    long_capacity: int = 512
+    prompted: list[FrameMemory] = field(default_factory=list)
+    recent: deque[FrameMemory] = field(default_factory=deque)
+    recent_pointers: deque[tuple[int, Tensor]] = field(default_factory=deque)
+    long_term: list[LongTermEntry] = field(default_factory=list)
+    long_pool: Tensor | None = None
+    _rows: list[int] = field(default_factory=list)
+    previous_mask: Tensor | None = None
+    center: Tensor | None = None
+
+    def remember_prompted(self, memory: FrameMemory) -> None:
+        """Keep a prompted frame.
+
+        Args:
+            memory: the frame. Replaces a prompted frame with the same index.
+        """
+        self.prompted = [m for m in self.prompted if m.frame != memory.frame] + [memory]
+        if len(self.prompted) > self.max_prompted:
+            del self.prompted[1 if self.max_prompted > 1 else 0]
+        self._forget_old(memory.frame)
+
+    def remember_tracked(self, memory: FrameMemory) -> None:
+        """Keep a tracked frame and forget what attention no longer sees.
+
+        Args:
+            memory: the frame, newer than all before it.
+        """
+        self.recent.append(memory)
+        self.recent_pointers.append((memory.frame, memory.pointer))
+        self._forget_old(memory.frame)
+
+    def _forget_old(self, now: int) -> None:
+        """Drop what the frame after ``now`` will no longer look at."""
+        while self.recent and now - self.recent[0].frame >= self.num_maps - 1:
+            self.recent.popleft()
+        while self.recent_pointers and now - self.recent_pointers[0][0] >= self.num_pointers - 1:
+            self.recent_pointers.popleft()
+
+    def remember_long(self, entry: LongTermEntry) -> None:
+        """Keep a pointer for the long-term draws if the object was seen.
+
+        Args:
+            entry: ignored when its logit is not above 0.
+        """
+        if entry.object_logit <= 0:
+            return
+        row = len(self.long_term)
+        if row == self.long_capacity:
+            # Ties (a saturated logit) drop the oldest, so the bank keeps moving.
+            weakest = min(range(row), key=lambda i: self.long_term[i].object_logit)
+            if entry.object_logit < self.long_term[weakest].object_logit:
+                return
+            del self.long_term[weakest]
+            row = self._rows.pop(weakest)
+        if self.long_pool is not None:
+            self.long_pool[row] = entry.pointer
+            entry = replace(entry, pointer=self.long_pool[row])
+        self.long_term.append(entry)
+        self._rows.append(row)
+
+    def long_candidates(self, frame: int) -> list[LongTermEntry]:
+        """Entries older than the short window as seen from ``frame``.
+
+        Args:
+            frame: index of the current frame.
+
+        Returns:
+            Entries, oldest first.
+        """
+        return [entry for entry in self.long_term if frame - entry.frame >= self.num_maps]
+
+    def forget_short_term(self) -> None:
+        """Drop everything that depends on the order of time; prompted frames stay."""
+        self.recent.clear()
+        self.recent_pointers.clear()
+        self.long_term.clear()
+        self._rows.clear()
+        self.previous_mask = None
+
+    def tensors(self) -> list[Tensor]:
+        """Every tensor held, for counting bytes.
+
+        Returns:
+            Tensors; a pointer that stands in several places is listed once.
+        """
+        held = [t for m in (*self.prompted, *self.recent) for t in (m.memory_map, m.pointer)]
+        held += [pointer for _, pointer in self.recent_pointers]
+        if self.long_pool is None:
+            held += [entry.pointer for entry in self.long_term]
+        held += [t for t in (self.long_pool, self.previous_mask, self.center) if t is not None]
+        return list({id(t): t for t in held}.values())

@@ -1,0 +1,132 @@
+"""Packs the memories of several objects into one batch of memory-attention tokens.
+
+Token order (SAM2's, with the long-term parts in between): prompted maps, pseudo long-term maps,
+recent maps oldest first; then the pointers of the prompted, long-term and recent frames, the
+latter newest first. Maps must come first, because attention rotates whole maps and leaves a given
+number of tokens at the end alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from sam2.modeling.sam2_utils import get_1d_sine_pe
+from torch import Tensor
+
+from panosam2_core.memory.bank import LongTermEntry, ObjectMemory
+from panosam2_core.model import MemoryTokens, PanoSAM2
+
+Layout = tuple[int, int, int, int, bool]
+LongDraws = Sequence[Sequence[LongTermEntry]]
+
+
+def layout(memory: ObjectMemory, long_draw: Sequence[LongTermEntry]) -> Layout:
+    """Numbers of entries of each kind; objects of equal layout can share a batch.
+
+    Args:
+        memory: of one object.
+        long_draw: the long-term entries drawn for it.
+
+    Returns:
+        Prompted maps, recent maps, recent pointers, long-term entries, previous mask known.
+    """
+    return (
+        len(memory.prompted),
+        len(memory.recent),
+        len(memory.recent_pointers),
+        len(long_draw),
+        memory.previous_mask is not None,
+    )
+
+
+def pack(
+    model: PanoSAM2, memories: Sequence[ObjectMemory], long_draws: LongDraws, frame: int
+) -> MemoryTokens:
+    """Build the tokens for B objects of equal layout.
+
+    Args:
+        model: gives the time codes and the long-short memory module.
+        memories: B objects, each with at least one prompted frame.
+        long_draws: B lists of equal length, empty where the long-term memory is off.
+        frame: index of the current frame.
+
+    Returns:
+        Tokens for memory attention.
+    """
+    maps, map_codes = _map_tokens(model, memories, long_draws, frame)
+    pointers, pointer_codes = _pointer_tokens(model, memories, long_draws, frame)
+    return MemoryTokens(
+        tokens=torch.cat([maps, pointers]),
+        positions=torch.cat([map_codes, pointer_codes]),
+        num_pointer_tokens=len(pointers),
+    )
+
+
+def _map_tokens(
+    model: PanoSAM2, memories: Sequence[ObjectMemory], long_draws: LongDraws, frame: int
+) -> tuple[Tensor, Tensor]:
+    """(M h w, B, D) map tokens and their place-and-time codes."""
+    prompted = _stack([[m.memory_map for m in memory.prompted] for memory in memories])
+    slots = [[model.num_maskmem - 1] * prompted.shape[1] for _ in memories]
+    parts = [prompted]
+    times = [_time_codes(model, slots)]
+    if memories[0].recent:
+        recent = _stack([[m.memory_map for m in memory.recent] for memory in memories])
+        slots = [[frame - m.frame - 1 for m in memory.recent] for memory in memories]
+        if long_draws[0]:
+            parts.append(_pseudo_maps(model, memories, long_draws, recent))
+            times.append(model.lsmm.time_embed.expand(*parts[-1].shape[:2], -1))
+        parts.append(recent)
+        times.append(_time_codes(model, slots))
+    maps, time = torch.cat(parts, dim=1), torch.cat(times, dim=1)
+    place = model.memory_position(maps[:, 0])
+    codes = place[:, None] + time[..., None, None]
+    return _as_tokens(maps), _as_tokens(codes)
+
+
+def _pseudo_maps(
+    model: PanoSAM2, memories: Sequence[ObjectMemory], long_draws: LongDraws, recent: Tensor
+) -> Tensor:
+    long = torch.stack([torch.stack([e.pointer for e in draw]) for draw in long_draws])
+    short = _stack([[m.pointer for m in memory.recent] for memory in memories])
+    pseudo: Tensor = model.lsmm(long, short, recent)
+    return pseudo
+
+
+def _pointer_tokens(
+    model: PanoSAM2, memories: Sequence[ObjectMemory], long_draws: LongDraws, frame: int
+) -> tuple[Tensor, Tensor]:
+    """(P C / D, B, D) pointer tokens and their time codes."""
+    reach = model.max_obj_ptrs_in_encoder - 1
+    pointers, ages = [], []
+    for memory, draw in zip(memories, long_draws, strict=True):
+        entries = [(frame - m.frame, m.pointer) for m in memory.prompted]
+        # Older than training ever saw: the code saturates instead of extrapolating.
+        entries += [(min(frame - e.frame, reach), e.pointer) for e in draw]
+        entries += [(frame - f, pointer) for f, pointer in reversed(memory.recent_pointers)]
+        pointers.append(torch.stack([pointer for _, pointer in entries]))
+        ages.append([age for age, _ in entries])
+    stacked = torch.stack(pointers)  # (B, P, C)
+    batch, count, width = stacked.shape
+    pieces = width // model.mem_dim
+    tokens = stacked.reshape(batch, count * pieces, model.mem_dim).transpose(0, 1)
+    age = torch.tensor(ages, device=stacked.device) / reach
+    codes = model.obj_ptr_tpos_proj(get_1d_sine_pe(age, dim=width).to(stacked.dtype))
+    return tokens, codes.repeat_interleave(pieces, dim=1).transpose(0, 1)
+
+
+def _stack(nested: list[list[Tensor]]) -> Tensor:
+    """Lists of equal length to (B, n, ...), in single precision (maps are stored in half)."""
+    return torch.stack([torch.stack(row) for row in nested]).float()
+
+
+def _time_codes(model: PanoSAM2, slots: list[list[int]]) -> Tensor:
+    """(B, n, D) codes of SAM2's slots: 0 = last frame, ..., num_maskmem - 1 = prompted."""
+    codes: Tensor = model.maskmem_tpos_enc[torch.tensor(slots), 0, 0]
+    return codes
+
+
+def _as_tokens(maps: Tensor) -> Tensor:
+    """(B, M, D, h, w) to (M h w, B, D)."""
+    return maps.permute(1, 3, 4, 0, 2).flatten(0, 2)

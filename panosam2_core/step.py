@@ -1,0 +1,165 @@
+"""One frame for a group of objects: what the tracker runs and what training differentiates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from panosam2_core.memory.bank import FrameMemory, ObjectMemory
+from panosam2_core.memory.tokens import LongDraws, pack
+from panosam2_core.model import Decoded, ImageFeatures, PanoSAM2, PointPrompts
+
+
+def prompt_points(
+    model: PanoSAM2, features: ImageFeatures, prompts: PointPrompts, *, pano: bool
+) -> Decoded:
+    """Segment B new objects from clicks or boxes.
+
+    Args:
+        model: the network.
+        features: of B objects.
+        prompts: one row per object, columns continued past the seam where an object crosses it.
+        pano: circular columns.
+
+    Returns:
+        The decoded masks.
+    """
+    conditioned = model.condition(features, None, None, pano=pano)
+    return model.decode(conditioned, features, prompts, _prompt_centers(model, prompts, pano=pano))
+
+
+def prompt_masks(
+    model: PanoSAM2, features: ImageFeatures, masks: Tensor, *, pano: bool
+) -> Decoded:
+    """Take masks of B new objects as given.
+
+    Args:
+        model: the network.
+        features: of B objects.
+        masks: (B, 1, H, W) float, 0 or 1.
+        pano: circular columns.
+
+    Returns:
+        The masks as logits, with object pointers.
+    """
+    centers = None
+    if model.config.yaw_true and pano:
+        middle = torch.full((len(masks),), model.grid_hw[1] // 2, device=masks.device)
+        centers = center_columns(masks - 0.5, model.grid_hw[1], middle)
+    return model.decode_mask_prompt(features, masks, centers, pano=pano)
+
+
+def propagate(
+    model: PanoSAM2,
+    features: ImageFeatures,
+    memories: Sequence[ObjectMemory],
+    long_draws: LongDraws,
+    frame: int,
+    *,
+    pano: bool,
+) -> Decoded:
+    """Find B known objects of equal memory layout on a new frame.
+
+    Args:
+        model: the network.
+        features: of B objects.
+        memories: of the same objects.
+        long_draws: long-term entries per object, lists of equal length.
+        frame: index of the frame.
+        pano: circular columns.
+
+    Returns:
+        The decoded masks.
+    """
+    tokens = pack(model, memories, long_draws, frame)
+    previous = [memory.previous_mask for memory in memories if memory.previous_mask is not None]
+    conditioned = model.condition(
+        features, tokens, torch.stack(previous) if previous else None, pano=pano
+    )
+    centers = None
+    if model.config.yaw_true and pano:
+        centers = torch.stack([m.center for m in memories if m.center is not None])
+    return model.decode(conditioned, features, None, centers)
+
+
+def remember(
+    model: PanoSAM2,
+    features: ImageFeatures,
+    memories: Sequence[ObjectMemory],
+    decoded: Decoded,
+    frame: int,
+    *,
+    prompted: bool,
+    pano: bool,
+    map_dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Store a decoded frame in the memories of its B objects.
+
+    Args:
+        model: the network.
+        features: of B objects.
+        memories: of the same objects; changed in place.
+        decoded: their masks.
+        frame: index of the frame.
+        prompted: whether the user prompted it.
+        pano: circular columns.
+        map_dtype: of the stored maps (SAM2 stores bfloat16).
+
+    Returns:
+        (B, 1, 4h, 4w) the decoded logits, gated by visibility.
+    """
+    gated = model.gate(decoded.logits, decoded.object_logit)
+    mask = model.encode_mask(gated, pano=pano)
+    encoded = model.encode_memory(features, mask, decoded.object_logit, pano=pano).to(map_dtype)
+    width = model.grid_hw[1]
+    for index, memory in enumerate(memories):
+        record = FrameMemory(frame, encoded[index], decoded.pointer[index])
+        (memory.remember_prompted if prompted else memory.remember_tracked)(record)
+        memory.previous_mask = mask[index]
+    last = decoded.centers
+    if last is None:
+        last = torch.full((len(memories),), width // 2, device=gated.device)
+    for memory, center in zip(memories, center_columns(gated, width, last), strict=True):
+        memory.center = center
+    return gated
+
+
+def center_columns(logits: Tensor, columns: int, fallback: Tensor) -> Tensor:
+    """Token column of the circular mean of each mask.
+
+    Args:
+        logits: (B, 1, H, W), above 0 inside the mask.
+        columns: of the token grid.
+        fallback: (B,) long, used where a mask is empty or goes all the way round.
+
+    Returns:
+        (B,) long in [0, columns).
+    """
+    width = logits.shape[-1]
+    occupied = (logits[:, 0] > 0).sum(dim=1).to(torch.float64)  # (B, W)
+    angle = (torch.arange(width, device=logits.device, dtype=torch.float64) + 0.5) * (
+        2 * math.pi / width
+    )
+    east, north = occupied @ angle.cos(), occupied @ angle.sin()
+    turn = torch.atan2(north, east) / (2 * math.pi) % 1
+    column = (turn * columns).long().clamp(max=columns - 1)
+    # A ring around the viewer has no centre; what rounding leaves of its mean is no direction.
+    length = torch.hypot(east, north)
+    return torch.where(length > 1e-3 * occupied.sum(dim=1), column, fallback)
+
+
+def _prompt_centers(model: PanoSAM2, prompts: PointPrompts, *, pano: bool) -> Tensor | None:
+    """Columns that the position code is centred on: every prompt's, or a box across the seam."""
+    if not pano:
+        return None
+    x, width = prompts.xy[..., 0], model.input_size[1]
+    wanted = prompts.labels > 0
+    middle = (x * wanted).sum(dim=1) / wanted.sum(dim=1).clamp(min=1)
+    column = (middle / width * model.grid_hw[1]).floor().long() % model.grid_hw[1]
+    if model.config.yaw_true:
+        return column
+    crosses = ((x < 0) | (x > width)).any(dim=1)
+    return torch.where(crosses, column, model.grid_hw[1] // 2)

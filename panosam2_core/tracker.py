@@ -1,0 +1,381 @@
+"""PanoTracker: follow objects through one stream of frames."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from panosam2_core.config import TrackerConfig
+from panosam2_core.errors import FrameError, PromptError, UnknownObjectError
+from panosam2_core.geometry.erp import resize_wrap
+from panosam2_core.geometry.region import RegionMeasure, measure
+from panosam2_core.memory.bank import LongTermEntry, ObjectMemory
+from panosam2_core.memory.sampling import best_spaced, draw_by_visibility
+from panosam2_core.memory.tokens import layout
+from panosam2_core.model import MASK_STRIDE, Decoded, ImageFeatures, PanoSAM2, PointPrompts
+from panosam2_core.prompts import Prompt, box_span, check_prompt
+from panosam2_core.results import FrameResult, ObjectResult, ObjectState
+from panosam2_core.step import prompt_masks, prompt_points, propagate, remember
+
+
+@dataclass
+class _Track:
+    """One object of the stream."""
+
+    object_id: int
+    label: str
+    memory: ObjectMemory
+    added: int
+    last_seen: int
+
+
+@dataclass
+class _Prediction:
+    """One object on the current frame, still on the device."""
+
+    track: _Track
+    logits: Tensor  # (1, 4h, 4w)
+    score: Tensor
+    object_logit: Tensor
+
+
+@dataclass
+class _Clock:
+    """Milliseconds per stage of one frame."""
+
+    stages: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.stages[name] += 1e3 * (time.perf_counter() - start)
+
+
+class PanoTracker:
+    """Follows any number of objects through one stream, in constant memory.
+
+    Several trackers may share one model. A tracker is not thread-safe: one thread steps it.
+
+    Args:
+        model: from :func:`panosam2_core.load_model`.
+        config: how the stream is followed.
+    """
+
+    def __init__(self, model: PanoSAM2, config: TrackerConfig | None = None) -> None:
+        self.model = model
+        self.config = config or TrackerConfig()
+        self.reset()
+
+    @property
+    def object_ids(self) -> tuple[int, ...]:
+        """Ids being tracked, in the order they were added."""
+        return tuple(self._tracks)
+
+    def reset(self) -> None:
+        """Forget all objects and start counting frames at 0."""
+        self._tracks: dict[int, _Track] = {}
+        self._frame_index = -1
+        self._generator = np.random.default_rng(self.config.seed)
+
+    def remove(self, object_id: int) -> None:
+        """Stop tracking one object; the others are not affected.
+
+        Args:
+            object_id: of a tracked object.
+
+        Raises:
+            UnknownObjectError: when it is not tracked.
+        """
+        if object_id not in self._tracks:
+            raise UnknownObjectError(object_id, self.object_ids)
+        del self._tracks[object_id]
+
+    def forget_short_term(self) -> None:
+        """Keep the objects but drop what depends on the order of frames (time ran backwards)."""
+        for track in self._tracks.values():
+            track.memory.forget_short_term()
+
+    def state_bytes(self) -> int:
+        """Bytes of tensors held for the stream."""
+        held = (t for track in self._tracks.values() for t in track.memory.tensors())
+        return sum(t.numel() * t.element_size() for t in held)
+
+    def check_prompt(self, prompt: Prompt, size_hw: tuple[int, int]) -> None:
+        """Check a prompt without changing anything.
+
+        Args:
+            prompt: to be checked.
+            size_hw: (height, width) of the frame it is for.
+
+        Raises:
+            PromptError: as :func:`panosam2_core.prompts.check_prompt`, and
+                ``TOO_MANY_OBJECTS`` when a new id exceeds ``config.max_objects``.
+        """
+        check_prompt(prompt, size_hw, pano=self.config.pano)
+        new = prompt.object_id not in self._tracks
+        if new and len(self._tracks) >= self.config.max_objects:
+            raise PromptError(
+                "TOO_MANY_OBJECTS",
+                f"already tracking {len(self._tracks)} objects (max_objects); remove one first",
+            )
+
+    @torch.inference_mode()
+    def step(self, frame: npt.NDArray[np.uint8], prompts: Sequence[Prompt] = ()) -> FrameResult:
+        """Process the next frame.
+
+        Args:
+            frame: (H, W, 3) uint8 RGB.
+            prompts: applied on this frame; other objects are tracked as usual.
+
+        Returns:
+            Every object's mask and measures.
+
+        Raises:
+            FrameError: for a frame of another type or shape.
+            PromptError: for a prompt that cannot be applied. Nothing has changed then.
+        """
+        size_hw = _check_frame(frame)
+        self._check_prompts(prompts, size_hw)
+        clock = _Clock()
+        with clock.stage("preprocess"):
+            upload = torch.from_numpy(np.ascontiguousarray(frame)).to(self.model.pixel_mean.device)
+            frames = upload.permute(2, 0, 1)[None]
+            images = self.model.normalize(frames, pano=self.config.pano)
+        with clock.stage("encode"):
+            features = self.model.encode_image(images, pano=self.config.pano)
+        self._frame_index += 1
+        prompted = [self._apply(prompt, features, size_hw, clock) for prompt in prompts]
+        fresh = {prediction.track.object_id for prediction in prompted}
+        tracked = self._propagate([i for i in self._tracks if i not in fresh], features, clock)
+        predictions = {p.track.object_id: p for p in (*prompted, *tracked)}
+        with clock.stage("postprocess"):
+            return self._report([predictions[i] for i in self._tracks], size_hw, clock)
+
+    def _check_prompts(self, prompts: Sequence[Prompt], size_hw: tuple[int, int]) -> None:
+        ids = [prompt.object_id for prompt in prompts]
+        if len(set(ids)) != len(ids):
+            raise PromptError("BAD_COORDS", f"one prompt per object and frame, got ids {ids}")
+        for prompt in prompts:
+            self.check_prompt(prompt, size_hw)
+        new = sum(object_id not in self._tracks for object_id in ids)
+        if len(self._tracks) + new > self.config.max_objects:
+            raise PromptError(
+                "TOO_MANY_OBJECTS",
+                f"{len(self._tracks)} objects and {new} new ones exceed "
+                f"max_objects={self.config.max_objects}; remove some first",
+            )
+
+    def _apply(
+        self, prompt: Prompt, features: ImageFeatures, size_hw: tuple[int, int], clock: _Clock
+    ) -> _Prediction:
+        """Segment a prompted object and start or continue its track."""
+        pano = self.config.pano
+        with clock.stage("decode"):
+            if prompt.mask is not None:
+                masks = self._mask_input(prompt.mask)
+                decoded = prompt_masks(self.model, features, masks, pano=pano)
+            else:
+                points = self._point_input(prompt, size_hw)
+                decoded = prompt_points(self.model, features, points, pano=pano)
+        track = self._tracks.get(prompt.object_id) or self._new_track(prompt)
+        prediction = self._remember([track], features, decoded, clock, prompted=True)[0]
+        # Only now: an object whose memory could not be made must not be there on the next frame.
+        track.label = prompt.label or track.label
+        self._tracks[prompt.object_id] = track
+        return prediction
+
+    def _new_track(self, prompt: Prompt) -> _Track:
+        memory = ObjectMemory(
+            num_maps=self.model.num_maskmem,
+            num_pointers=self.model.max_obj_ptrs_in_encoder,
+            max_prompted=self.config.max_prompted,
+            long_capacity=self.config.long_capacity,
+            long_pool=torch.zeros(
+                self.config.long_capacity,
+                self.model.config.width,
+                device=self.model.pixel_mean.device,
+            ),
+        )
+        now = self._frame_index
+        return _Track(prompt.object_id, prompt.label, memory, now, now)
+
+    def _mask_input(self, mask: npt.NDArray[np.generic]) -> Tensor:
+        """(1, 1, H, W) mask at the model's size, 0 or 1, never empty."""
+        device = self.model.pixel_mean.device
+        full = torch.from_numpy(np.ascontiguousarray(mask != 0)).to(device)[None, None].float()
+        height, width = self.model.input_size
+        if height <= full.shape[-2] and width <= full.shape[-1]:
+            # Shares of area: a thing smaller than a pixel of the model keeps its largest share.
+            resized = F.interpolate(full, (height, width), mode="area")
+        else:
+            resized = resize_wrap(full, (height, width), pano=self.config.pano)
+        found = (resized >= resized.max().clamp(max=0.5)).float()
+        if F.avg_pool2d(found, MASK_STRIDE).max() <= 0.5:
+            # Smaller than a pixel of the decoded masks: take the whole of that pixel.
+            found = F.interpolate(F.max_pool2d(found, MASK_STRIDE), scale_factor=MASK_STRIDE)
+        return found
+
+    def _point_input(self, prompt: Prompt, size_hw: tuple[int, int]) -> PointPrompts:
+        """Clicks and corners in pixels of the model's input, continued past the seam."""
+        width = size_hw[1]
+        xy: list[tuple[float, float]] = []
+        labels: list[int] = []
+        if prompt.box is not None:
+            left, right = box_span(prompt.box, width)
+            xy += [(left, prompt.box[1]), (right, prompt.box[3])]
+            labels += [2, 3]
+        points = [(float(u), float(v)) for u, v in prompt.points]
+        labels += [int(i) for i in prompt.labels] or [1] * len(points)
+        if self.config.pano and points:
+            # Each click on the copy of the panorama that is nearest to the box or first click.
+            anchor = (xy[0][0] + xy[1][0]) / 2 if xy else points[0][0]
+            points = [
+                (anchor + (u - anchor + width / 2) % width - width / 2, v) for u, v in points
+            ]
+        xy += points
+        device = self.model.pixel_mean.device
+        scale = torch.tensor(
+            [self.model.input_size[1] / width, self.model.input_size[0] / size_hw[0]]
+        )
+        return PointPrompts(
+            (torch.tensor(xy) * scale)[None].to(device),
+            torch.tensor([labels], dtype=torch.int32, device=device),
+        )
+
+    def _propagate(
+        self, object_ids: Sequence[int], features: ImageFeatures, clock: _Clock
+    ) -> list[_Prediction]:
+        """Track objects; those with equal memory layout run as one batch."""
+        groups: dict[object, list[tuple[_Track, Sequence[LongTermEntry]]]] = defaultdict(list)
+        for object_id in object_ids:
+            track = self._tracks[object_id]
+            draw = self._draw(track.memory)
+            groups[layout(track.memory, draw)].append((track, draw))
+        predictions: list[_Prediction] = []
+        for group in groups.values():
+            tracks = [track for track, _ in group]
+            index = torch.zeros(len(group), dtype=torch.long, device=features.top.device)
+            shared = features.select(index)
+            with clock.stage("track"):
+                decoded = propagate(
+                    self.model,
+                    shared,
+                    [track.memory for track in tracks],
+                    [draw for _, draw in group],
+                    self._frame_index,
+                    pano=self.config.pano,
+                )
+            predictions += self._remember(tracks, shared, decoded, clock, prompted=False)
+        return predictions
+
+    def _draw(self, memory: ObjectMemory) -> Sequence[LongTermEntry]:
+        if not (self.config.long_frames and self.model.config.long_memory and memory.recent):
+            return ()
+        candidates = memory.long_candidates(self._frame_index)
+        if self.config.seed is None:
+            return best_spaced(candidates, self.config.long_frames, self.config.long_spacing)
+        return draw_by_visibility(candidates, self.config.long_frames, self._generator)
+
+    def _remember(
+        self,
+        tracks: Sequence[_Track],
+        features: ImageFeatures,
+        decoded: Decoded,
+        clock: _Clock,
+        *,
+        prompted: bool,
+    ) -> list[_Prediction]:
+        with clock.stage("remember"):
+            remember(
+                self.model,
+                features,
+                [track.memory for track in tracks],
+                decoded,
+                self._frame_index,
+                prompted=prompted,
+                pano=self.config.pano,
+                map_dtype=torch.bfloat16 if self.config.half_maps else torch.float32,
+            )
+            logits = decoded.object_logit[:, 0].tolist()
+            for i, track in enumerate(tracks):
+                entry = LongTermEntry(self._frame_index, decoded.pointer[i], logits[i])
+                track.memory.remember_long(entry)
+        return [
+            _Prediction(track, decoded.logits[i], decoded.score[i], decoded.object_logit[i, 0])
+            for i, track in enumerate(tracks)
+        ]
+
+    def _report(
+        self, predictions: Sequence[_Prediction], size_hw: tuple[int, int], clock: _Clock
+    ) -> FrameResult:
+        labels = np.zeros(size_hw, np.uint16)
+        highest = torch.full(size_hw, -torch.inf, device=self.model.pixel_mean.device)
+        objects: dict[int, ObjectResult] = {}
+        for prediction in predictions:
+            full = resize_wrap(prediction.logits[None], size_hw, pano=self.config.pano)[0, 0]
+            result = self._object_result(prediction, full)
+            objects[result.object_id] = result
+            if result.state is ObjectState.VISIBLE:
+                wins = (full > highest).cpu().numpy() & result.mask
+                labels[wins] = result.object_id
+                highest = torch.maximum(highest, full)
+        return FrameResult(self._frame_index, size_hw, objects, labels, dict(clock.stages))
+
+    def _object_result(self, prediction: _Prediction, full: Tensor) -> ObjectResult:
+        track, config = prediction.track, self.config
+        logit = float(prediction.object_logit)
+        visibility = 1 / (1 + float(np.exp(-logit)))
+        mask = (full > config.mask_threshold).cpu().numpy()
+        region = measure(mask, config.pano) if visibility >= config.occluded_below else None
+        if region is None:
+            mask = np.zeros(mask.shape, np.bool_)
+        else:
+            track.last_seen = self._frame_index
+        unseen = self._frame_index - track.last_seen
+        lost = unseen > config.lost_after_frames
+        hidden = ObjectState.LOST if lost else ObjectState.OCCLUDED
+        return ObjectResult(
+            object_id=track.object_id,
+            label=track.label,
+            state=hidden if region is None else ObjectState.VISIBLE,
+            mask=mask,
+            logits=prediction.logits[0].float().cpu().numpy(),
+            visibility=visibility,
+            visibility_logit=logit,
+            mask_score=float(prediction.score),
+            age=self._frame_index - track.added,
+            frames_since_seen=unseen,
+            **(_NOWHERE if region is None else dict(_fields(region))),
+        )
+
+
+def _fields(region: RegionMeasure) -> Iterator[tuple[str, Any]]:
+    """A region's measures under the names that :class:`ObjectResult` shares with it."""
+    return ((name.name, getattr(region, name.name)) for name in dataclasses.fields(region))
+
+
+_NOWHERE: dict[str, Any] = dict(
+    _fields(RegionMeasure(0, 0.0, False, (0, 0, 0, 0), np.zeros(3), 0.0, 0.0, 0.0, 0.0))
+)
+
+
+def _check_frame(frame: npt.NDArray[np.uint8]) -> tuple[int, int]:
+    if not isinstance(frame, np.ndarray):
+        raise FrameError(f"frame must be a NumPy array (H, W, 3), got {type(frame).__name__}")
+    if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or 0 in frame.shape:
+        raise FrameError(
+            f"frame must be (H, W, 3) uint8 RGB with H, W > 0, got {frame.shape} {frame.dtype}"
+        )
+    return frame.shape[0], frame.shape[1]

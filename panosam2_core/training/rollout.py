@@ -1,0 +1,150 @@
+"""One clip through the model, as the tracker would run it, with losses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from panosam2_core.geometry.erp import resize_wrap
+from panosam2_core.losses.criterion import FrameLoss, LossConfig, frame_loss
+from panosam2_core.memory.bank import LongTermEntry, ObjectMemory
+from panosam2_core.memory.sampling import draw_by_visibility
+from panosam2_core.model import Decoded, ImageFeatures, PanoSAM2, PointPrompts
+from panosam2_core.step import prompt_masks, prompt_points, propagate, remember
+from panosam2_core.training.samples import LOSS_STRIDE, Sample
+
+PROMPT_KINDS = ("mask", "point", "box")
+
+
+class Schedule(NamedTuple):
+    """What a rollout is asked to do.
+
+    Attributes:
+        prompt: ``mask``, ``point`` or ``box`` on the first frame.
+        truth_every: the true mask goes to memory on every n-th frame; 0: only predictions.
+        long_frames: N_l, 0: LSMM off.
+    """
+
+    prompt: str
+    truth_every: int
+    long_frames: int
+
+
+def rollout(
+    model: PanoSAM2,
+    sample: Sample,
+    schedule: Schedule,
+    loss: LossConfig,
+    generator: np.random.Generator,
+) -> list[FrameLoss]:
+    """Run a batch of clips.
+
+    Args:
+        model: the network; gradients flow through its memories over the whole clip.
+        sample: K clips with B objects.
+        schedule: prompt kind and memory source.
+        loss: weights of the criterion.
+        generator: of prompts and long-term draws.
+
+    Returns:
+        A loss per frame; the first one is left out when the prompt was the mask itself.
+    """
+    clips, frames = sample.images.shape[:2]
+    encoded = model.encode_image(
+        model.normalize(sample.images.flatten(0, 1), pano=True), pano=True
+    )
+    memories = [
+        ObjectMemory(model.num_maskmem, model.max_obj_ptrs_in_encoder) for _ in sample.image_index
+    ]
+    losses = []
+    for frame in range(frames):
+        features = encoded.select(sample.image_index * frames + frame)
+        if frame == 0:
+            decoded = _prompt(model, features, sample, schedule.prompt, generator)
+        else:
+            draws = _draws(memories, frame, schedule.long_frames, generator)
+            decoded = propagate(model, features, memories, draws, frame, pano=True)
+        if frame or schedule.prompt != "mask":
+            losses.append(_loss(decoded, sample, frame, loss))
+        if schedule.truth_every and frame % schedule.truth_every == 0:
+            decoded = _with_truth(decoded, sample, frame)
+        remember(model, features, memories, decoded, frame, prompted=frame == 0, pano=True)
+        for i, memory in enumerate(memories):
+            entry = LongTermEntry(frame, decoded.pointer[i], decoded.object_logit[i].item())
+            memory.remember_long(entry)
+    return losses
+
+
+def _prompt(
+    model: PanoSAM2,
+    features: ImageFeatures,
+    sample: Sample,
+    kind: str,
+    generator: np.random.Generator,
+) -> Decoded:
+    masks = sample.masks[0]
+    if kind == "mask":
+        full = resize_wrap(masks[:, None], model.input_size, pano=True)
+        return prompt_masks(model, features, (full > 0.5).float(), pano=True)
+    make = _random_point if kind == "point" else _jittered_box
+    xy = torch.stack([make(mask.cpu() > 0.5, generator) for mask in masks]) * LOSS_STRIDE
+    labels = [1] if kind == "point" else [2, 3]
+    tensor = torch.tensor(labels, dtype=torch.int32, device=masks.device).expand(len(masks), -1)
+    xy = xy.to(masks.device)
+    return prompt_points(model, features, PointPrompts(xy, tensor), pano=True)
+
+
+def _random_point(mask: Tensor, generator: np.random.Generator) -> Tensor:
+    """(1, 2) a click on the mask, more often inside than on the rim."""
+    inner = -F.max_pool2d(-mask[None, None].float(), 3, stride=1, padding=1)[0, 0] > 0
+    rows, cols = torch.nonzero(inner if bool(inner.any()) else mask, as_tuple=True)
+    pick = int(generator.integers(len(rows)))
+    return torch.stack([cols[pick], rows[pick]])[None] + 0.5
+
+
+def _jittered_box(mask: Tensor, generator: np.random.Generator) -> Tensor:
+    """(2, 2) corners of the mask's box, moved by up to 10 % of its size, past the seam if so."""
+    width = mask.shape[1]
+    columns = mask.any(dim=0)
+    # Start the columns at an empty one, so that a mask across the seam is in one piece.
+    empty = torch.nonzero(~columns).flatten()
+    start = int(empty[0]) if len(empty) else 0
+    cols = torch.nonzero(columns.roll(-start)).flatten() + start
+    rows = torch.nonzero(mask.any(dim=1)).flatten()
+    corners = torch.tensor(
+        [[float(cols[0]), float(rows[0])], [float(cols[-1]) + 1, float(rows[-1]) + 1]]
+    )
+    jitter = torch.from_numpy(generator.uniform(-0.1, 0.1, (2, 2))).float()
+    corners = corners + jitter * (corners[1] - corners[0])
+    corners[:, 0] -= width * (corners[0, 0] >= width)
+    corners[:, 1].clamp_(0, mask.shape[0])
+    return corners
+
+
+def _draws(
+    memories: Sequence[ObjectMemory], frame: int, count: int, generator: np.random.Generator
+) -> list[list[LongTermEntry]]:
+    """Equally many long-term entries for every object, so that they stay one batch."""
+    if not count:
+        return [[] for _ in memories]
+    candidates = [memory.long_candidates(frame) for memory in memories]
+    count = min(count, *(len(c) for c in candidates))
+    return [draw_by_visibility(c, count, generator) for c in candidates]
+
+
+def _loss(decoded: Decoded, sample: Sample, frame: int, config: LossConfig) -> FrameLoss:
+    size = (sample.masks.shape[-2], sample.masks.shape[-1])
+    weights = resize_wrap(sample.weights[frame][:, None], size, pano=True)[:, 0]
+    return frame_loss(decoded, sample.masks[frame], weights, sample.visible[frame], config)
+
+
+def _with_truth(decoded: Decoded, sample: Sample, frame: int) -> Decoded:
+    size = (decoded.logits.shape[-2], decoded.logits.shape[-1])
+    coarse = F.interpolate(sample.masks[frame][:, None], size, mode="area")
+    visible = sample.visible[frame][:, None].to(coarse.dtype)
+    return decoded._replace(logits=coarse * 20 - 10, object_logit=visible * 20 - 10)

@@ -1,0 +1,142 @@
+"""The image subscription: follows the publisher's quality of service and notices starvation."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from rclpy.subscription import Subscription
+from sensor_msgs.msg import Image
+
+from panosam2_ros.qos import matching, reliability_name
+
+WATCH_PERIOD_S = 0.25
+STARVING_AFTER_S = 5.0
+STARVING_HINT = (
+    "if it is running, its images are too large for the default shared memory: start the camera "
+    "driver, too, with FASTDDS_DEFAULT_PROFILES_FILE (before Fast DDS 3: "
+    "FASTRTPS_DEFAULT_PROFILES_FILE) set to config/fastdds_large_images.xml"
+)
+
+
+class ImageInput:
+    """Subscribes to an image topic once a publisher is there, with the publisher's profile."""
+
+    def __init__(
+        self,
+        node: Node,
+        topic: str,
+        on_image: Callable[[Image], None],
+        *,
+        reliability: str,
+        depth: int,
+    ) -> None:
+        """Starts to look for a publisher.
+
+        Args:
+            node: The node to subscribe with.
+            topic: A relative name, so that it can be remapped.
+            on_image: Called with every image.
+            reliability: "auto", "reliable" or "best_effort".
+            depth: Images the middleware keeps.
+        """
+        self.topic = node.resolve_topic_name(topic)
+        self.incompatible_count = 0
+        self._node = node
+        self._name = topic
+        self._on_image = on_image
+        self._reliability = reliability
+        self._depth = depth
+        self._subscription: Subscription | None = None
+        self._profile: QoSProfile | None = None
+        self._arrivals: deque[float] = deque(maxlen=60)
+        self._hungry_since = time.monotonic()
+        self._warned = False
+        self._timer = node.create_timer(WATCH_PERIOD_S, self._watch)
+        self._watch()
+        if self._subscription is None:
+            node.get_logger().info(f"waiting for a camera on {self.topic}")
+
+    def close(self) -> None:
+        """Ends the subscription."""
+        self._node.destroy_timer(self._timer)
+        self._unsubscribe()
+
+    @property
+    def publishers(self) -> int:
+        """How many publishers the topic has."""
+        return self._node.count_publishers(self.topic)
+
+    @property
+    def used_reliability(self) -> str:
+        """The reliability that is subscribed with, empty if nobody publishes."""
+        return reliability_name(self._profile) if self._profile is not None else ""
+
+    @property
+    def starving(self) -> bool:
+        """Whether somebody publishes but nothing has arrived for a while."""
+        hungry_s = time.monotonic() - self._hungry_since
+        return self._subscription is not None and hungry_s > STARVING_AFTER_S
+
+    @property
+    def rate_hz(self) -> float:
+        """Images per second, from the 60th last image until now."""
+        if len(self._arrivals) < 2:
+            return 0.0
+        return (len(self._arrivals) - 1) / max(time.monotonic() - self._arrivals[0], 1e-6)
+
+    def _watch(self) -> None:
+        offered = self._node.get_publishers_info_by_topic(self.topic)
+        if not offered:
+            self._hungry_since = time.monotonic()
+            return
+        profile = matching(
+            [publisher.qos_profile for publisher in offered], self._reliability, self._depth
+        )
+        if self._profile is None or self._profile.reliability != profile.reliability:
+            self._unsubscribe()
+            self._subscribe(profile)
+        elif self.starving and not self._warned:
+            self._warned = True
+            self._node.get_logger().warning(
+                f"no image on {self.topic} for {STARVING_AFTER_S:.0f} s although "
+                f"{offered[0].node_namespace.rstrip('/')}/{offered[0].node_name} publishes it; "
+                f"{STARVING_HINT}"
+            )
+
+    def _subscribe(self, profile: QoSProfile) -> None:
+        self._profile = profile
+        self._hungry_since = time.monotonic()
+        self._subscription = self._node.create_subscription(
+            Image,
+            self._name,
+            self._receive,
+            profile,
+            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible),
+        )
+        self._node.get_logger().info(
+            f"listening to {self.topic} ({reliability_name(profile)}, depth {profile.depth})"
+        )
+
+    def _unsubscribe(self) -> None:
+        if self._subscription is not None:
+            self._node.destroy_subscription(self._subscription)
+        self._subscription = self._profile = None
+
+    def _on_incompatible(self, event: object) -> None:
+        """Counts and tells; `_watch` subscribes again with what the publishers offer."""
+        self.incompatible_count += 1
+        self._node.get_logger().warning(
+            f"a publisher of {self.topic} offers another quality of service; matching it again"
+        )
+
+    def _receive(self, image: Image) -> None:
+        now = time.monotonic()
+        self._arrivals.append(now)
+        self._hungry_since = now
+        self._warned = False
+        self._on_image(image)

@@ -1,0 +1,100 @@
+"""Draws masks and what is known of the objects onto a frame, for people to look at."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from panosam2_ros.msg import TrackedObject
+
+Pixels = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.unsignedinteger]
+
+_STATES = {
+    TrackedObject.VISIBLE: "",
+    TrackedObject.OCCLUDED: " hidden",
+    TrackedObject.LOST: " lost",
+}
+_GOLDEN = 0.61803398875  # spreads the hues of neighbouring ids as far as it goes
+
+
+def colour(object_id: int) -> tuple[int, int, int]:
+    """Gives every id its own colour.
+
+    Args:
+        object_id: The id.
+
+    Returns:
+        Red, green, blue, 0 to 255.
+    """
+    r, g, b = colorsys.hsv_to_rgb((0.98 + (object_id - 1) * _GOLDEN) % 1.0, 0.85, 1.0)
+    return round(r * 255), round(g * 255), round(b * 255)
+
+
+def draw(
+    rgb: Pixels,
+    labels: Labels,
+    objects: Sequence[TrackedObject],
+    *,
+    alpha: float,
+    max_width: int,
+) -> Pixels:
+    """Draws one frame.
+
+    Args:
+        rgb: (height, width, 3) uint8.
+        labels: (height, width), the object id per pixel, 0 is background.
+        objects: The objects of this frame.
+        alpha: Opacity of the masks, 0 to 1.
+        max_width: The result is made no wider than this, in pixels.
+
+    Returns:
+        (h, w, 3) uint8 RGB, a new array.
+    """
+    scale = min(1.0, max_width / rgb.shape[1])
+    size = (round(rgb.shape[1] * scale), round(rgb.shape[0] * scale))
+    canvas = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA) if scale < 1 else rgb.copy()
+    for found in objects:
+        mask = (labels == found.id).astype(np.uint8)
+        if scale < 1:
+            mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
+        if mask.any():
+            _tint(canvas, mask, colour(found.id), alpha)
+            _name(canvas, found, scale)
+    _legend(canvas, objects)
+    return canvas
+
+
+def _tint(canvas: Pixels, mask: Pixels, rgb: tuple[int, int, int], alpha: float) -> None:
+    x, y, w, h = cv2.boundingRect(mask)
+    area, chosen = canvas[y : y + h, x : x + w], mask[y : y + h, x : x + w].astype(bool)
+    mixed = area[chosen] * (1 - alpha) + np.array(rgb) * alpha
+    area[chosen] = mixed.astype(np.uint8)
+    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    cv2.drawContours(canvas, contours, -1, rgb, 2, cv2.LINE_AA)
+
+
+def _name(canvas: Pixels, found: TrackedObject, scale: float) -> None:
+    width = canvas.shape[1]
+    x, y = found.box[0] * scale, found.box[1] * scale
+    text = f"{found.id} {found.label}".strip()
+    # An object across the seam is named on both sides.
+    for left in (x, x - width) if x + found.box[2] * scale > width else (x,):
+        _write(canvas, text, (max(int(left), 2), max(int(y) - 6, 12)), colour(found.id))
+
+
+def _legend(canvas: Pixels, objects: Sequence[TrackedObject]) -> None:
+    for line, found in enumerate(objects):
+        state = " seam" if found.crosses_seam else _STATES[found.state]
+        text = f"{found.id} {found.label}".strip() + f"  {found.visibility:.2f}{state}"
+        _write(canvas, text, (6, 18 + 18 * line), colour(found.id))
+
+
+def _write(canvas: Pixels, text: str, at: tuple[int, int], rgb: tuple[int, int, int]) -> None:
+    font, size = cv2.FONT_HERSHEY_SIMPLEX, 0.5
+    cv2.putText(canvas, text, at, font, size, (0, 0, 0), 3, cv2.LINE_AA)
+    cv2.putText(canvas, text, at, font, size, rgb, 1, cv2.LINE_AA)

@@ -1,0 +1,330 @@
+"""One camera's stream: prompts and frames in, answers and results out. Knows no topics."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from sensor_msgs.msg import Image
+
+from panosam2_core import FrameResult, ObjectState, PanoTracker, Prompt, PromptError
+from panosam2_ros.images import Pixels, to_rgb
+from panosam2_ros.messages import LastSeen, free_ids, to_prompts
+from panosam2_ros.msg import Prompt as PromptMsg
+from panosam2_ros.msg import PromptResult
+from panosam2_ros.stamps import stamp_ns
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a stream needs to know beside the tracker's own settings.
+
+    Attributes:
+        pano: Whether the frames are full panoramas.
+        max_id: The largest object id that the label image can hold.
+        lost_after_s: Seconds out of sight after which an object counts as lost.
+        prompt_max_ahead_s: How far a prompt's stamp may be ahead of the newest frame.
+    """
+
+    pano: bool = True
+    max_id: int = 254
+    lost_after_s: float = 2.0
+    prompt_max_ahead_s: float = 1.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one turn of the stream gave.
+
+    Attributes:
+        rgb: (height, width, 3) uint8, the frame.
+        result: What the tracker found, None if it tracks nothing.
+        states: The state per object id.
+        answers: One per prompt that was dealt with.
+        is_new: Whether this frame had not been worked on before.
+        is_result: Whether there is something to publish besides the answers.
+        failure: What went wrong inside the tracker, if anything did.
+    """
+
+    rgb: Pixels | None
+    result: FrameResult | None
+    states: Mapping[int, ObjectState]
+    answers: list[PromptResult]
+    is_new: bool = True
+    is_result: bool = False
+    failure: Exception | None = None
+
+
+@dataclass
+class _Batch:
+    """Prompts of one turn that passed all checks, and the answers so far.
+
+    Attributes:
+        answers: To all prompts that were dealt with.
+        prompts: For the tracker, at most one per object.
+        accepted: Those of the answers that the tracker's failure would turn into refusals.
+        max_frames: Per prompted object id; 0 is no limit.
+    """
+
+    answers: list[PromptResult] = field(default_factory=list)
+    prompts: list[Prompt] = field(default_factory=list)
+    accepted: list[PromptResult] = field(default_factory=list)
+    max_frames: dict[int, int] = field(default_factory=dict)
+
+
+class Stream:
+    """Applies prompts to the frames they are meant for and steps the tracker."""
+
+    def __init__(self, tracker: PanoTracker, rules: Rules) -> None:
+        """Starts an empty stream.
+
+        Args:
+            tracker: Holds the state of the objects.
+            rules: See `Rules`.
+        """
+        self.tracker = tracker
+        self.rules = rules
+        self.last_seen = LastSeen()
+        self._waiting: list[PromptMsg] = []
+        self._frames_left: dict[int, int] = {}
+
+    def reset(self) -> list[PromptMsg]:
+        """Forgets all objects and prompts.
+
+        Returns:
+            The prompts that still waited for their frame; nobody has answered them.
+        """
+        self.tracker.reset()
+        self.last_seen = LastSeen()
+        self._frames_left.clear()
+        waiting, self._waiting = self._waiting, []
+        return waiting
+
+    def turn(self, image: Image | None, orders: Sequence[PromptMsg], *, is_new: bool) -> Outcome:
+        """Works on one frame.
+
+        Args:
+            image: The newest frame, None if none has come yet.
+            orders: Prompts in the order in which they came.
+            is_new: False if the tracker has already been given this frame.
+
+        Returns:
+            Answers and results.
+        """
+        if image is None:
+            answers = [_answer(o, "NO_FRAME", _NO_FRAME) for o in orders]
+            return Outcome(None, None, {}, answers)
+        rgb = to_rgb(image)
+        batch = _Batch()
+        for order in self._due(orders, image, batch):
+            self._take(order, rgb.shape[:2], batch)
+        is_result = is_new or bool(batch.prompts)
+        result, failure = self._step(rgb, batch) if is_result else (None, None)
+        for answer in batch.answers:
+            answer.header = image.header
+            answer.object_ids = list(self.tracker.object_ids)
+        states: Mapping[int, ObjectState] = {}
+        if result is not None:
+            states = self.last_seen.update(result, image.header.stamp, self.rules.lost_after_s)
+            self._count_down(is_new=is_new)
+        return Outcome(
+            rgb, result, states, batch.answers, is_new, is_result and not failure, failure
+        )
+
+    def _due(
+        self, orders: Sequence[PromptMsg], image: Image, batch: _Batch
+    ) -> Iterator[PromptMsg]:
+        """Yields the prompts for this frame; keeps those for a frame that is still to come."""
+        candidates, self._waiting = [*self._waiting, *orders], []
+        now = stamp_ns(image.header.stamp)
+        for order in candidates:
+            wanted = stamp_ns(order.header.stamp)
+            ahead_s = (wanted - now) * 1e-9
+            if wanted == 0 or wanted == now or order.action >= PromptMsg.REMOVE:
+                yield order
+            elif 0 < ahead_s <= self.rules.prompt_max_ahead_s:
+                self._waiting.append(order)
+            else:
+                text = (
+                    f"the prompt is for a frame {abs(ahead_s):.3f} s "
+                    f"{'after' if ahead_s > 0 else 'before'} the newest one, which is no longer "
+                    "or not yet at hand; click on a newer frame, or send stamp 0 for the newest"
+                )
+                batch.answers.append(_answer(order, "STALE_FRAME", text))
+
+    def _take(self, order: PromptMsg, size_hw: tuple[int, int], batch: _Batch) -> None:
+        """Carries out an order to forget; checks one to add and puts it into the batch."""
+        dropped = self._dropped_by(order)
+        try:
+            if order.action == PromptMsg.RESET:
+                self._forget([*self.tracker.object_ids, *batch.max_frames], batch)
+                self.tracker.reset()
+            elif order.action == PromptMsg.REMOVE:
+                self._remove(order.object_id, batch, missing_ok=bool(dropped))
+            elif order.action in (PromptMsg.ADD, PromptMsg.REPLACE):
+                self._add(order, size_hw, batch)
+                return
+            else:
+                raise PromptError("BAD_COORDS", f"action must be 0 to 3, got {order.action}")
+        except PromptError as error:
+            batch.answers.append(_answer(order, error.code, str(error)))
+        else:
+            # First the one that was just sent: its sender takes the first answer for its own.
+            batch.answers.append(_answer(order, "OK", "done"))
+            self._drop_waiting(dropped, batch)
+
+    def _dropped_by(self, order: PromptMsg) -> list[PromptMsg]:
+        """Which prompts need not wait for their frame any more once this order is done."""
+        if order.action == PromptMsg.RESET:
+            return list(self._waiting)
+        if order.action == PromptMsg.REMOVE and order.object_id:
+            return [o for o in self._waiting if o.object_id == order.object_id]
+        return []
+
+    def _remove(self, object_id: int, batch: _Batch, *, missing_ok: bool = False) -> None:
+        pending = missing_ok or object_id in batch.max_frames
+        if object_id in self.tracker.object_ids or not pending:
+            self.tracker.remove(object_id)  # raises if nobody knows it
+        self._forget((object_id,), batch)
+
+    def _drop_waiting(self, orders: Sequence[PromptMsg], batch: _Batch) -> None:
+        """Answers prompts that waited for a frame, and forgets them."""
+        text = "its object was removed before the frame that the prompt waited for came"
+        batch.answers += [_answer(order, "NOT_ACTIVE", text) for order in orders]
+        self._waiting = [order for order in self._waiting if order not in orders]
+
+    def _forget(self, object_ids: Sequence[int], batch: _Batch) -> None:
+        batch.prompts = [p for p in batch.prompts if p.object_id not in object_ids]
+        for object_id in object_ids:
+            self._frames_left.pop(object_id, None)
+            batch.max_frames.pop(object_id, None)
+
+    def _add(self, order: PromptMsg, size_hw: tuple[int, int], batch: _Batch) -> None:
+        taken = [*self.tracker.object_ids, *(p.object_id for p in batch.prompts)]
+        prompts = to_prompts(
+            order,
+            size_hw,
+            pano=self.rules.pano,
+            free_ids=free_ids(taken, self.rules.max_id),
+        )
+        for prompt in prompts:
+            self._check(prompt, size_hw)
+            if order.action == PromptMsg.ADD:
+                _check_joins(prompt, batch)
+        self._check_count([*taken, *(prompt.object_id for prompt in prompts)])
+        for prompt in prompts:
+            if order.action == PromptMsg.REPLACE and prompt.object_id in taken:
+                self._remove(prompt.object_id, batch)
+            _put(prompt, batch)
+            batch.max_frames[prompt.object_id] = order.max_frames
+        answer = _answer(order, "OK", "tracking")
+        answer.object_id = prompts[0].object_id
+        batch.answers.append(answer)
+        batch.accepted.append(answer)
+
+    def _check(self, prompt: Prompt, size_hw: tuple[int, int]) -> None:
+        if prompt.object_id > self.rules.max_id:
+            raise PromptError(
+                "UNKNOWN_ID",
+                f"object_id must be 1 to {self.rules.max_id}, got {prompt.object_id}; "
+                "publish.label_encoding:=mono16 allows more",
+            )
+        self.tracker.check_prompt(prompt, size_hw)
+
+    def _check_count(self, object_ids: Sequence[int]) -> None:
+        limit = self.tracker.config.max_objects
+        if len(set(object_ids)) > limit:
+            raise PromptError(
+                "TOO_MANY_OBJECTS", f"max_objects is {limit}; remove some objects first"
+            )
+
+    def _step(self, rgb: Pixels, batch: _Batch) -> tuple[FrameResult | None, Exception | None]:
+        if not batch.prompts and not self.tracker.object_ids:
+            return None, None
+        try:
+            result = self.tracker.step(rgb, prompts=batch.prompts)
+        except Exception as error:
+            # Whoever sent a prompt gets an answer, also when the tracker breaks.
+            for answer in batch.accepted:
+                answer.success = False
+                answer.code = PromptResult.INTERNAL
+                answer.message = f"the tracker failed on this frame: {error}"
+            return None, error
+        for object_id, max_frames in batch.max_frames.items():
+            self._frames_left.pop(object_id, None)
+            if max_frames:
+                self._frames_left[object_id] = max_frames
+        return result, None
+
+    def _count_down(self, *, is_new: bool) -> None:
+        for object_id in list(self._frames_left):
+            self._frames_left[object_id] -= is_new
+            if self._frames_left[object_id] <= 0 and object_id in self.tracker.object_ids:
+                _log.info("object %d reached its max_frames and is removed", object_id)
+                self.tracker.remove(object_id)
+                del self._frames_left[object_id]
+
+
+def _earlier(prompt: Prompt, batch: _Batch) -> Prompt | None:
+    return next((p for p in batch.prompts if p.object_id == prompt.object_id), None)
+
+
+def _check_joins(prompt: Prompt, batch: _Batch) -> None:
+    """Refuses what cannot be added to an earlier prompt for the same object and frame."""
+    earlier = _earlier(prompt, batch)
+    if earlier is None:
+        return
+    if earlier.mask is not None or prompt.mask is not None or prompt.box is not None:
+        raise PromptError(
+            "BAD_COORDS",
+            f"object {prompt.object_id} already got a prompt on this frame; only points can be "
+            "added to it. Send this one again with the next frame",
+        )
+
+
+def _put(prompt: Prompt, batch: _Batch) -> None:
+    """Adds a prompt; more clicks on the same object and frame join the ones before."""
+    earlier = _earlier(prompt, batch)
+    if earlier is None:
+        batch.prompts.append(prompt)
+        return
+    batch.prompts[batch.prompts.index(earlier)] = replace(
+        earlier,
+        points=[*earlier.points, *prompt.points],
+        labels=[*_labels(earlier), *_labels(prompt)],
+    )
+
+
+def _labels(prompt: Prompt) -> list[int]:
+    return list(prompt.labels) or [1] * len(prompt.points)
+
+
+_NO_FRAME = (
+    "no image has arrived yet; is the camera running, and on the topic the node listens to?"
+)
+
+
+def _answer(order: PromptMsg, code: str, message: str) -> PromptResult:
+    return PromptResult(
+        object_id=order.object_id,
+        success=code == "OK",
+        code=getattr(PromptResult, code),
+        message=message,
+    )
+
+
+def refusal(order: PromptMsg, code: str, message: str) -> PromptResult:
+    """Answers a prompt that cannot be looked at at all.
+
+    Args:
+        order: The prompt.
+        code: The name of a constant of PromptResult.
+        message: What was expected, what came, how to mend it.
+
+    Returns:
+        The answer.
+    """
+    return _answer(order, code, message)

@@ -1,0 +1,41 @@
+"""Fixtures shared by the core tests: small networks, built once."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import nn
+
+from panosam2_core.build import VARIANTS, build_model
+from panosam2_core.model import PanoSAM2
+
+
+def randomize(model: nn.Module, seed: int) -> None:
+    """Fill every parameter with noise, identity-initialised ones too, so that all matter."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.add_(noise * 0.05)
+
+
+@pytest.fixture(scope="session")
+def small_nano() -> PanoSAM2:
+    """nano at 64x128 with random weights everywhere; objects count as visible."""
+    torch.manual_seed(0)
+    model = build_model(dataclasses.replace(VARIANTS["nano"], input_size=(64, 128)))
+    randomize(model, seed=1)
+    nn.init.constant_(model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias, 4.0)
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def noise_frames() -> list[npt.NDArray[np.uint8]]:
+    """Forty 64x128 frames of coarse colour noise."""
+    generator = np.random.default_rng(0)
+    coarse = generator.integers(0, 255, (40, 8, 16, 3), dtype=np.uint8)
+    return [np.repeat(np.repeat(c, 8, axis=0), 8, axis=1) for c in coarse]

@@ -1,0 +1,81 @@
+"""Loading weights: what fits, and what the error says when it does not."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from panosam2_core import CheckpointError, ConfigError, ModelConfig, load_model
+from panosam2_core.build import (
+    VARIANTS,
+    build_model,
+    config_from_metadata,
+    config_to_metadata,
+    read_weights,
+)
+from panosam2_core.training.checkpoint import save_weights
+
+
+def test_shipped_nano_is_small_half_precision_and_has_a_model_card() -> None:
+    import panosam2_core
+
+    folder = Path(panosam2_core.__file__).parent / "weights"
+    weights, metadata = read_weights(folder / "nano.safetensors")
+    assert os.path.getsize(folder / "nano.safetensors") < 16 * 2**20
+    assert {t.dtype for t in weights.values()} == {torch.float16}
+    assert int(metadata["steps"]) > 0
+    card = (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert all(word in card for word in ("Data", "Steps", "Seed", "Limits", "ImageNet"))
+
+
+def test_shipped_nano_loads_at_any_multiple_of_32() -> None:
+    model = load_model("nano", device="cpu", input_size=(96, 192))
+    assert model.input_size == (96, 192)
+    assert not model.training
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_sizes_and_names_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(ConfigError, match="nearest is .96, 192"):
+        load_model("nano", device="cpu", input_size=(100, 200))
+    with pytest.raises(ConfigError, match="unknown variant 'huge'; known: nano"):
+        load_model("huge")
+    with pytest.raises(ConfigError, match="device must be"):
+        load_model("nano", device="abacus")
+    with pytest.raises(CheckpointError, match="needs checkpoint=PATH"):
+        load_model("hiera_t")
+    with pytest.raises(CheckpointError, match="no weight file at"):
+        load_model("nano", checkpoint="nowhere.safetensors")
+
+
+def test_files_that_are_not_weights_are_named(tmp_path: Path) -> None:
+    html = tmp_path / "page.pt"
+    html.write_text("<html>404</html>")
+    truncated = tmp_path / "cut.safetensors"
+    truncated.write_bytes(b"\x00" * 20)
+    code = tmp_path / "code.pt"
+    torch.save({"model": os.system}, code)
+    for path in (html, truncated, code):
+        with pytest.raises(CheckpointError, match=path.name):
+            load_model("nano", checkpoint=path, device="cpu")
+
+
+def test_weights_of_another_variant_are_refused(tmp_path: Path) -> None:
+    config = dataclasses.replace(VARIANTS["nano"], width=64)
+    model = build_model(config)
+    path = tmp_path / "narrow.safetensors"
+    save_weights(path, model, model.state_dict(), {})
+    assert load_model("nano", checkpoint=path, device="cpu").config.width == 64
+    with pytest.raises(CheckpointError, match="holds 'nano', expected 'hiera_t'"):
+        load_model("hiera_t", checkpoint=path)
+
+
+def test_model_config_survives_the_weight_file() -> None:
+    config = ModelConfig(width=64, input_size=(64, 128), long_memory=False)
+    assert config_from_metadata(config_to_metadata(config)) == config
+    with pytest.raises(CheckpointError, match="no usable model config"):
+        config_from_metadata({"config": "{}x"})

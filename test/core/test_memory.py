@@ -1,0 +1,115 @@
+"""The bounded bank and the long-term draws."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+
+from panosam2_core.memory.bank import FrameMemory, LongTermEntry, ObjectMemory
+from panosam2_core.memory.sampling import best_spaced, draw_by_visibility
+
+
+def frame(index: int) -> FrameMemory:
+    return FrameMemory(index, torch.zeros(2, 1, 2), torch.zeros(4))
+
+
+def entry(index: int, logit: float) -> LongTermEntry:
+    return LongTermEntry(index, torch.zeros(4), logit)
+
+
+@settings(max_examples=30, deadline=None)
+@given(frames=st.integers(1, 60), maps=st.integers(2, 9), pointers=st.integers(2, 20))
+def test_the_bank_keeps_exactly_what_attention_looks_at(
+    frames: int, maps: int, pointers: int
+) -> None:
+    memory = ObjectMemory(num_maps=maps, num_pointers=pointers)
+    for index in range(1, frames + 1):
+        memory.remember_tracked(frame(index))
+    now = frames + 1
+    ages = [now - m.frame for m in memory.recent]
+    assert ages == list(range(min(frames, maps - 1), 0, -1))
+    assert [now - f for f, _ in memory.recent_pointers] == list(
+        range(min(frames, pointers - 1), 0, -1)
+    )
+
+
+def test_prompted_frames_are_capped_and_the_first_one_stays() -> None:
+    memory = ObjectMemory(max_prompted=3)
+    for index in range(6):
+        memory.remember_prompted(frame(index))
+    assert [m.frame for m in memory.prompted] == [0, 4, 5]
+    memory.remember_prompted(frame(5))
+    assert [m.frame for m in memory.prompted] == [0, 4, 5]
+
+
+def test_long_term_bank_takes_only_visible_frames_and_never_drops_the_best() -> None:
+    memory = ObjectMemory(long_capacity=5)
+    logits = [3.0, -1.0, 9.0, 0.0, 1.0, 2.0, 5.0, 4.0, 0.5]
+    for index, logit in enumerate(logits):
+        memory.remember_long(entry(index, logit))
+    assert sorted(e.object_logit for e in memory.long_term) == [2.0, 3.0, 4.0, 5.0, 9.0]
+
+
+def test_candidates_lie_outside_the_short_window() -> None:
+    memory = ObjectMemory(num_maps=7)
+    for index in range(20):
+        memory.remember_long(entry(index, 1.0))
+    assert [e.frame for e in memory.long_candidates(20)] == list(range(14))
+
+
+def test_draws_follow_algorithm_1() -> None:
+    """Sequential weighted draws without replacement, by brute force, against the one-pass form."""
+    entries = [entry(i, logit) for i, logit in enumerate([0.0, 0.7, 1.4, -0.5])]
+    weights = np.exp([e.object_logit for e in entries])
+    expected = np.zeros((4, 4))
+    for first in range(4):
+        rest = weights.copy()
+        rest[first] = 0
+        expected[first] = weights[first] / weights.sum() * rest / rest.sum()
+    pairs = [(i, j) for i in range(4) for j in range(i + 1, 4)]
+    probability = np.array([expected[i, j] + expected[j, i] for i, j in pairs])
+    generator = np.random.default_rng(0)
+    counts = dict.fromkeys(pairs, 0)
+    for _ in range(4000):
+        drawn = draw_by_visibility(entries, 2, generator)
+        counts[drawn[0].frame, drawn[1].frame] += 1
+    assert chisquare(list(counts.values()), 4000 * probability).pvalue > 1e-3
+    # The test can fail: uniform draws are far away from these counts.
+    assert chisquare(list(counts.values()), [4000 / 6] * 6).pvalue < 1e-6
+
+
+@given(
+    logits=st.lists(st.floats(-1e6, 1e6), max_size=12),
+    count=st.integers(0, 5),
+    seed=st.integers(0),
+)
+@settings(max_examples=50, deadline=None)
+def test_draws_are_distinct_ordered_and_survive_extreme_logits(
+    logits: list[float], count: int, seed: int
+) -> None:
+    entries = [entry(i, logit) for i, logit in enumerate(logits)]
+    drawn = draw_by_visibility(entries, count, np.random.default_rng(seed))
+    indices = [e.frame for e in drawn]
+    assert indices == sorted(set(indices))
+    assert len(indices) == min(count, len(logits))
+
+
+@pytest.mark.parametrize(
+    ("logits", "spacing", "expected"),
+    [
+        ([5.0, 4.0, 3.0, 2.0], 1, [0, 1]),
+        ([5.0, 4.0, 3.0, 2.0], 2, [0, 2]),
+        ([1.0, 9.0, 8.0, 7.0], 2, [1, 3]),
+        ([1.0], 8, [0]),
+        ([], 8, []),
+    ],
+)
+def test_deterministic_draws_are_the_best_ones_apart(
+    logits: list[float], spacing: int, expected: list[int]
+) -> None:
+    entries = [entry(i, logit) for i, logit in enumerate(logits)]
+    assert [e.frame for e in best_spaced(entries, 2, spacing)] == expected

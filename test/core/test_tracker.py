@@ -1,0 +1,344 @@
+"""Laws of the stream: repeatable, bounded, unhurt by bad input, objects independent."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from panosam2_core import (
+    ConfigError,
+    FrameError,
+    ObjectState,
+    PanoTracker,
+    Prompt,
+    PromptError,
+    TrackerConfig,
+    UnknownObjectError,
+)
+from panosam2_core.model import PanoSAM2
+
+Frames = list[npt.NDArray[np.uint8]]
+POINT = Prompt(1, points=[(40.0, 30.0)], label="thing")
+BOX = Prompt(2, box=(120.0, 10.0, 140.0, 40.0))  # across the seam
+MASK = np.zeros((64, 128), bool)
+MASK[20:40, 60:80] = True
+
+
+def run(
+    tracker: PanoTracker, frames: Frames, prompts: dict[int, list[Prompt]]
+) -> list[dict[int, Any]]:
+    return [
+        dict(tracker.step(frame, prompts.get(t, [])).objects) for t, frame in enumerate(frames)
+    ]
+
+
+def logits_of(results: list[dict[int, Any]], object_id: int) -> npt.NDArray[np.float32]:
+    return np.stack([objects[object_id].logits for objects in results if object_id in objects])
+
+
+def test_the_same_clip_streamed_twice_gives_the_same_masks(
+    small_nano: PanoSAM2, noise_frames: Frames
+) -> None:
+    prompts = {0: [POINT, BOX], 3: [Prompt(7, mask=MASK)]}
+    tracker = PanoTracker(small_nano)
+    first = run(tracker, noise_frames[:14], prompts)
+    tracker.reset()
+    again = run(tracker, noise_frames[:14], prompts)
+    for object_id in (1, 2, 7):
+        assert np.array_equal(logits_of(first, object_id), logits_of(again, object_id))
+
+
+def test_seeded_draws_repeat_and_other_seeds_differ(
+    small_nano: PanoSAM2, noise_frames: Frames
+) -> None:
+    def logits(seed: int) -> npt.NDArray[np.float32]:
+        tracker = PanoTracker(small_nano, TrackerConfig(seed=seed))
+        return logits_of(run(tracker, noise_frames[:20], {0: [POINT]}), 1)
+
+    assert np.array_equal(logits(3), logits(3))
+    assert not np.array_equal(logits(3), logits(4))
+
+
+def test_long_memory_changes_the_stream_only_after_the_short_window(
+    small_nano: PanoSAM2, noise_frames: Frames
+) -> None:
+    on = logits_of(run(PanoTracker(small_nano), noise_frames[:12], {0: [POINT]}), 1)
+    off_tracker = PanoTracker(small_nano, TrackerConfig(long_frames=0))
+    off = logits_of(run(off_tracker, noise_frames[:12], {0: [POINT]}), 1)
+    assert np.array_equal(on[:7], off[:7])
+    assert not np.array_equal(on[7], off[7])
+
+
+def test_rolling_the_video_rolls_the_masks(small_nano: PanoSAM2, noise_frames: Frames) -> None:
+    """End to end: nano cannot tell where the seam is.
+
+    Maps are kept in single precision here; rounding them to half turns differences of 1e-7 into
+    ones of 1e-3, which says nothing about the seam.
+    """
+    shift = 64
+    config = TrackerConfig(half_maps=False)
+    prompts = {0: [Prompt(1, points=[(40.0, 30.0)]), Prompt(7, mask=MASK)]}
+    prompts[0].append(Prompt(3, box=(100.0, 10.0, 120.0, 40.0)))
+    rolled_prompts = {
+        0: [
+            Prompt(1, points=[(40.0 + shift, 30.0)]),
+            Prompt(7, mask=np.roll(MASK, shift, 1)),
+            Prompt(3, box=(36.0, 10.0, 56.0, 40.0)),
+        ]
+    }
+
+    def enlarge(prompt: Prompt) -> Prompt:
+        """The same prompt on frames twice as large: they are shrunk before the network."""
+        box = tuple(2 * v for v in prompt.box) if prompt.box else None
+        mask = None if prompt.mask is None else np.kron(prompt.mask, np.ones((2, 2), bool))
+        points = [(2 * u, 2 * v) for u, v in prompt.points]
+        return Prompt(prompt.object_id, points=points, box=box, mask=mask)
+
+    generator = np.random.default_rng(7)
+    frames = [
+        generator.integers(0, 255, (128, 256, 3), dtype=np.uint8) // 2
+        + np.kron(frame // 2, np.ones((2, 2, 1), np.uint8))
+        for frame in noise_frames[:12]
+    ]
+    prompts = {0: [enlarge(p) for p in prompts[0]]}
+    rolled_prompts = {0: [enlarge(p) for p in rolled_prompts[0]]}
+    plain = run(PanoTracker(small_nano, config), frames, prompts)
+    rolled_frames = [np.roll(frame, 2 * shift, axis=1) for frame in frames]
+    rolled = run(PanoTracker(small_nano, config), rolled_frames, rolled_prompts)
+    for object_id in (1, 3, 7):
+        expected = np.roll(logits_of(plain, object_id), shift // 4, axis=-1)
+        actual = logits_of(rolled, object_id)
+        assert np.abs(actual - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_state_is_flat_from_frame_20_to_frame_500(
+    small_nano: PanoSAM2, noise_frames: Frames
+) -> None:
+    tracker = PanoTracker(small_nano)
+    tracker.step(noise_frames[0], [POINT, Prompt(7, mask=MASK)])
+    sizes = []
+    for t in range(1, 500):
+        tracker.step(noise_frames[t % 40])
+        sizes.append(tracker.state_bytes())
+    assert sizes[5] < sizes[19], "the bank must fill first, else flat means nothing"
+    assert len(set(sizes[19:])) == 1
+
+
+def test_an_object_can_be_prompted_on_several_frames_in_a_row(
+    small_nano: PanoSAM2, noise_frames: Frames
+) -> None:
+    tracker = PanoTracker(small_nano)
+    for t in range(20):
+        prompted = t == 0 or 8 <= t < 16
+        result = tracker.step(noise_frames[t], [POINT] if prompted else [])
+        ages = [t - m.frame for m in tracker._tracks[1].memory.recent]
+        assert all(age < small_nano.num_maskmem - 1 for age in ages)
+    assert np.isfinite(result.objects[1].logits).all()
+
+
+def test_the_smallest_mask_stays_small(small_nano: PanoSAM2, noise_frames: Frames) -> None:
+    large = np.repeat(np.repeat(noise_frames[0], 8, axis=0), 8, axis=1)
+    tiny = np.zeros(large.shape[:2], bool)
+    tiny[100:103, 200:203] = True
+    result = PanoTracker(small_nano).step(large, [Prompt(1, mask=tiny)]).objects[1]
+    assert 0 < result.area_px < 4000, "a cell of the decoded mask is 32x32 pixels here"
+    assert result.mask[112, 208], "the middle of the cell that holds the mask"
+
+
+def test_a_failure_inside_a_step_leaves_no_half_made_object(
+    small_nano: PanoSAM2, noise_frames: Frames, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = PanoTracker(small_nano)
+    tracker.step(noise_frames[0], [BOX])
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise MemoryError("no memory left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(small_nano), "encode_memory", fail)
+        with pytest.raises(MemoryError):
+            tracker.step(noise_frames[1], [POINT])
+    assert set(tracker.step(noise_frames[2]).objects) == {2}
+
+
+def test_objects_do_not_influence_one_another(small_nano: PanoSAM2, noise_frames: Frames) -> None:
+    alone = run(PanoTracker(small_nano), noise_frames[:10], {0: [POINT]})
+    prompts = {0: [POINT, BOX], 4: [Prompt(7, mask=MASK)], 6: [Prompt(2, mask=MASK)]}
+    tracker = PanoTracker(small_nano)
+    together = run(tracker, noise_frames[:10], prompts)
+    np.testing.assert_allclose(logits_of(together, 1), logits_of(alone, 1), atol=1e-3, rtol=0)
+    late = run(PanoTracker(small_nano), noise_frames[4:10], {0: [Prompt(7, mask=MASK)]})
+    np.testing.assert_allclose(logits_of(together, 7), logits_of(late, 7), atol=1e-3, rtol=0)
+
+
+def test_add_remove_and_reset_at_any_time(small_nano: PanoSAM2, noise_frames: Frames) -> None:
+    tracker = PanoTracker(small_nano)
+    assert tracker.step(noise_frames[0]).objects == {}
+    tracker.step(noise_frames[1], [POINT])
+    result = tracker.step(noise_frames[2], [BOX])
+    assert tracker.object_ids == (1, 2)
+    assert (result.objects[1].age, result.objects[2].age) == (1, 0)
+    assert result.objects[1].label == "thing"
+    tracker.remove(1)
+    assert set(tracker.step(noise_frames[3]).objects) == {2}
+    with pytest.raises(UnknownObjectError, match="object 1 is not tracked .tracked ids: 2"):
+        tracker.remove(1)
+    tracker.reset()
+    assert tracker.object_ids == ()
+    assert tracker.state_bytes() == 0
+    assert tracker.step(noise_frames[4]).frame_index == 0
+
+
+BAD_PROMPTS = [
+    (Prompt(1, points=[(float("nan"), 3.0)]), "BAD_COORDS", "not finite"),
+    (Prompt(1, points=[(128.0, 3.0)]), "BAD_COORDS", r"outside the 128x64 image"),
+    (Prompt(1, points=[(3.0, -1.0)]), "BAD_COORDS", "outside"),
+    (Prompt(1, points=[(3.0, 3.0)], labels=[1, 0]), "BAD_COORDS", "one label per point"),
+    (Prompt(1, points=[(3.0, 3.0)], labels=[0]), "BAD_COORDS", "at least one point"),
+    (Prompt(1, points=[(3.0, 3.0)], labels=[2]), "BAD_COORDS", "labels must be 0 or 1"),
+    (Prompt(1), "BAD_COORDS", "neither"),
+    (Prompt(1, points=[(3.0, 3.0)], mask=MASK), "BAD_COORDS", "both"),
+    (Prompt(1, box=(3.0, 9.0, 20.0, 9.0)), "BAD_COORDS", "positive width|0 <= y0 < y1"),
+    (Prompt(1, box=(3.0, 9.0, 200.0, 19.0)), "BAD_COORDS", "box must have"),
+    (Prompt(1, mask=MASK[:-1]), "BAD_MASK", r"\(64, 128\)"),
+    (Prompt(1, mask=np.zeros_like(MASK)), "BAD_MASK", "empty"),
+    (Prompt(0, points=[(3.0, 3.0)]), "UNKNOWN_ID", "1..65535"),
+    (Prompt(65536, points=[(3.0, 3.0)]), "UNKNOWN_ID", "1..65535"),
+]
+
+
+@pytest.mark.parametrize(("prompt", "code", "text"), BAD_PROMPTS)
+def test_a_bad_prompt_is_named_and_changes_nothing(
+    small_nano: PanoSAM2, noise_frames: Frames, prompt: Prompt, code: str, text: str
+) -> None:
+    tracker, twin = PanoTracker(small_nano), PanoTracker(small_nano)
+    for each in (tracker, twin):
+        each.step(noise_frames[0], [BOX])
+    with pytest.raises(PromptError, match=text) as caught:
+        tracker.step(noise_frames[1], [POINT, prompt] if prompt.object_id != 1 else [prompt])
+    assert caught.value.code == code
+    ours, theirs = tracker.step(noise_frames[1]), twin.step(noise_frames[1])
+    assert set(ours.objects) == {2}
+    assert ours.frame_index == theirs.frame_index
+    assert np.array_equal(ours.objects[2].logits, theirs.objects[2].logits)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        np.zeros((64, 128), np.uint8),
+        np.zeros((64, 128, 4), np.uint8),
+        np.zeros((64, 128, 3), np.float32),
+        np.zeros((0, 128, 3), np.uint8),
+        [[1, 2, 3]],
+    ],
+    ids=["grey", "rgba", "float", "empty", "list"],
+)
+def test_a_bad_frame_is_named_and_changes_nothing(
+    small_nano: PanoSAM2, noise_frames: Frames, frame: Any
+) -> None:
+    tracker = PanoTracker(small_nano)
+    tracker.step(noise_frames[0], [POINT])
+    with pytest.raises(FrameError, match="frame must be"):
+        tracker.step(frame)
+    assert tracker.step(noise_frames[1]).frame_index == 1
+
+
+def test_too_many_objects_are_refused_before_any_is_added(
+    small_nano: PanoSAM2, noise_frames: Frames
+) -> None:
+    tracker = PanoTracker(small_nano, TrackerConfig(max_objects=2))
+    prompts = [Prompt(i, points=[(10.0 * i, 30.0)]) for i in (1, 2, 3)]
+    with pytest.raises(PromptError) as caught:
+        tracker.step(noise_frames[0], prompts)
+    assert caught.value.code == "TOO_MANY_OBJECTS"
+    assert tracker.object_ids == ()
+
+
+def test_an_absent_object_is_occluded_then_lost_and_reports_no_place(
+    small_nano: PanoSAM2, noise_frames: Frames
+) -> None:
+    tracker = PanoTracker(small_nano, TrackerConfig(lost_after_frames=3))
+    tracker.step(noise_frames[0], [Prompt(7, mask=MASK)])
+    head = small_nano.sam_mask_decoder.pred_obj_score_head.layers[-1].bias
+    try:
+        head -= 100
+        states = [tracker.step(f).objects[7].state for f in noise_frames[1:6]]
+        gone = tracker.step(noise_frames[6])
+    finally:
+        head += 100
+    assert states == [ObjectState.OCCLUDED] * 3 + [ObjectState.LOST] * 2
+    result = gone.objects[7]
+    assert result.area_px == 0
+    assert result.frames_since_seen == 6
+    assert not result.mask.any()
+    assert not result.bearing.any()
+    assert not gone.labels.any()
+
+
+def test_a_mask_prompt_comes_back_as_given_with_its_measures(
+    small_nano: PanoSAM2, noise_frames: Frames
+) -> None:
+    result = PanoTracker(small_nano).step(noise_frames[0], [Prompt(7, mask=MASK)]).objects[7]
+    overlap = (result.mask & MASK).sum() / (result.mask | MASK).sum()
+    assert overlap > 0.95
+    assert result.state is ObjectState.VISIBLE
+    assert result.mask_score == 1.0
+    assert result.area_px == result.mask.sum()
+    # The mask's centre, column 70 of 128, lies right of the middle: negative azimuth.
+    assert result.lon == pytest.approx(-(70 / 128 - 0.5) * 2 * np.pi, abs=0.05)
+    assert result.lat == pytest.approx((0.5 - 30 / 64) * np.pi, abs=0.05)
+
+
+def test_label_image_gives_each_pixel_to_the_higher_logit(
+    small_nano: PanoSAM2, noise_frames: Frames
+) -> None:
+    tracker = PanoTracker(small_nano)
+    other = np.roll(MASK, 10, axis=1)
+    result = tracker.step(noise_frames[0], [Prompt(7, mask=MASK), Prompt(300, mask=other)])
+    assert set(np.unique(result.labels)) == {0, 7, 300}
+    union = result.objects[7].mask | result.objects[300].mask
+    assert np.array_equal(result.labels > 0, union)
+    assert result.label_image(np.uint16).dtype == np.uint16
+    with pytest.raises(ValueError, match="300"):
+        result.label_image(np.uint8)
+
+
+def test_ordinary_frames_work_without_wrap(small_nano: PanoSAM2, noise_frames: Frames) -> None:
+    tracker = PanoTracker(small_nano, TrackerConfig(pano=False))
+    with pytest.raises(PromptError):
+        tracker.step(noise_frames[0], [BOX])
+    result = tracker.step(noise_frames[0], [POINT])
+    assert result.objects[1].mask.shape == (64, 128)
+
+
+def test_any_frame_size_is_resized_and_given_back(
+    small_nano: PanoSAM2, noise_frames: Frames
+) -> None:
+    large = np.repeat(np.repeat(noise_frames[0], 3, axis=0), 3, axis=1)
+    result = PanoTracker(small_nano).step(large, [Prompt(1, points=[(300.0, 100.0)])])
+    assert result.objects[1].mask.shape == (192, 384)
+    assert result.objects[1].logits.shape == (16, 32)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("max_objects", 0), ("occluded_below", 1.5), ("long_frames", 9)]
+)
+def test_config_values_out_of_range_are_named(field: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=field):
+        dataclasses.replace(TrackerConfig(), **{field: value})
+
+
+def test_no_gradient_or_autograd_state_is_kept(small_nano: PanoSAM2, noise_frames: Frames) -> None:
+    tracker = PanoTracker(small_nano)
+    tracker.step(noise_frames[0], [POINT])
+    tracker.step(noise_frames[1])
+    tensors = [t for track in tracker._tracks.values() for t in track.memory.tensors()]
+    assert tensors
+    assert not any(t.requires_grad for t in tensors)
+    assert torch.is_grad_enabled()
