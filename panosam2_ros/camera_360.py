@@ -30,6 +30,7 @@ from panosam2_ros.sources import Prefetch, SourceError, SourceFrame, open_source
 from panosam2_ros.stamps import stamp_ns
 
 _ANSWER_TIMEOUT_S = 30.0
+_CONNECT_S = 10
 _PARAMETERS = (
     ("video", "", "Video file or folder of images; empty plays the synthetic world."),
     ("clip", 0, "Clip of the synthetic demo split; only clip 0 is the planned demo."),
@@ -63,7 +64,7 @@ class Camera360(Node):
             UInt64, "~/end_of_stream", profile(1, transient_local=True)
         )
         self.create_service(SetBool, "~/play", self._on_play)
-        self.create_subscription(FrameStats, "stats", self._on_stats, profile(10, reliable=False))
+        self.create_subscription(FrameStats, "stats", self._on_stats, profile(10))
         self._thread = threading.Thread(target=self._run, name="camera")
 
     def start(self) -> None:
@@ -125,7 +126,12 @@ class Camera360(Node):
                 return
             stamp = self._send(frame)
             sent += 1
-            due = self._pace(stamp, due)
+            if sent == 1:
+                # A subscriber counts as soon as this side knows it; it listens when it answers.
+                self._image.wait_for_all_acked(Duration(seconds=_CONNECT_S))
+                due = time.monotonic()
+            if self._playing.is_set():
+                due = self._pace(stamp, due)
         self.get_logger().info(f"end of stream after {sent} images")
         self._end.publish(UInt64(data=sent))
         for publisher in (self._image, self._truth, self._end):

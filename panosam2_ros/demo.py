@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,8 +24,10 @@ import rclpy
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.parameter_client import AsyncParameterClient
+from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
 from sensor_msgs.msg import Image
-from std_srvs.srv import SetBool
+from std_srvs.srv import SetBool, Trigger
 
 from panosam2_ros.images import to_labels
 from panosam2_ros.isolation import isolated_environment
@@ -34,6 +37,8 @@ from panosam2_ros.qos import profile
 _START_TIMEOUT_S = 180.0
 _WRITE_TIMEOUT_S = 300.0
 _STALL_TIMEOUT_S = 120.0
+_SERVICE_TIMEOUT_S = 30.0
+_HEAR_S = 5.0
 _OBJECT_ID = 1
 
 
@@ -192,22 +197,20 @@ class Processes:
 
 
 class Conductor(Node):
-    """Watches the run from inside: the first frame, the progress, and the play button."""
+    """Watches the run from inside: the true masks, the progress, and the play button."""
 
     def __init__(self) -> None:
         """Subscribes."""
         super().__init__("demo")
         self.truth: np.ndarray | None = None
         self.stats = FrameStats()
-        self.started = False
         self._recorder = AsyncParameterClient(self, "recorder")
+        self._ready = self.create_client(Trigger, "/recorder/ready")
         self._play = self.create_client(SetBool, "/camera_360/play")
         self.create_subscription(
             Image, "/camera_360/ground_truth", self._on_truth, profile(2, transient_local=True)
         )
-        self.create_subscription(
-            FrameStats, "/panosam2/stats", self._on_stats, profile(10, reliable=False)
-        )
+        self.create_subscription(FrameStats, "/panosam2/stats", self._on_stats, profile(10))
 
     def _on_truth(self, msg: Image) -> None:
         if self.truth is None:
@@ -215,7 +218,6 @@ class Conductor(Node):
 
     def _on_stats(self, msg: FrameStats) -> None:
         self.stats = msg
-        self.started = True
 
     def tell_recorder(self, click: Click) -> None:
         """Tells the recorder what is clicked on.
@@ -226,12 +228,27 @@ class Conductor(Node):
         Raises:
             DemoError: If the recorder does not react.
         """
-        self._recorder.wait_for_services(10.0)
         values = {"mark": list(click.mark), "truth_id": click.truth_id}
-        answer = self._recorder.set_parameters([Parameter(k, value=v) for k, v in values.items()])
-        rclpy.spin_until_future_complete(self, answer, timeout_sec=10.0)
-        if not answer.done():
-            raise DemoError("the recorder did not answer")
+        if not self._recorder.wait_for_services(_SERVICE_TIMEOUT_S):
+            raise DemoError("the recorder offers no parameters")
+        self._answer(
+            self._recorder.set_parameters([Parameter(k, value=v) for k, v in values.items()]),
+            "the recorder did not take the click",
+        )
+
+    def recorder_ready(self) -> bool:
+        """Asks the recorder.
+
+        Returns:
+            Whether it has heard an image together with the tracker's result.
+
+        Raises:
+            DemoError: If it does not answer.
+        """
+        if not self._ready.wait_for_service(_SERVICE_TIMEOUT_S):
+            raise DemoError("the recorder offers no ~/ready service")
+        answer = self._ready.call_async(Trigger.Request())
+        return self._answer(answer, "the recorder did not answer on ~/ready").success
 
     def play(self) -> None:
         """Presses play.
@@ -239,12 +256,16 @@ class Conductor(Node):
         Raises:
             DemoError: If the camera does not react.
         """
-        if not self._play.wait_for_service(10.0):
+        if not self._play.wait_for_service(_SERVICE_TIMEOUT_S):
             raise DemoError("the camera offers no ~/play service")
         answer = self._play.call_async(SetBool.Request(data=True))
-        rclpy.spin_until_future_complete(self, answer, timeout_sec=10.0)
-        if not answer.done():
-            raise DemoError("the camera did not answer on ~/play")
+        self._answer(answer, "the camera did not answer on ~/play")
+
+    def _answer(self, future: Future, complaint: str) -> Any:
+        rclpy.spin_until_future_complete(self, future, timeout_sec=_SERVICE_TIMEOUT_S)
+        if not future.done():
+            raise DemoError(complaint)
+        return future.result()
 
 
 def parse(args: Sequence[str] | None) -> argparse.Namespace:
@@ -288,14 +309,13 @@ def run(options: argparse.Namespace, processes: Processes) -> None:
     try:
         _say(1, f"starting camera, tracker and recorder (logs: {processes.logs})")
         _start_all(options, processes)
-        _until(conductor, processes, lambda: conductor.started, "the first image and its result")
         click = options.prompt
         if click is None:
             _until(conductor, processes, lambda: conductor.truth is not None, "the ground truth")
             click = click_on_truth(conductor.truth)
         conductor.tell_recorder(click)
         _say(2, "prompt: " + " ".join(click.arguments))
-        _prompt(processes, click)
+        _prompt(conductor, processes, click)
         _say(3, "playing")
         conductor.play()
         _follow(conductor, processes)
@@ -346,10 +366,20 @@ def _until(
         rclpy.spin_once(conductor, timeout_sec=0.1)
 
 
-def _prompt(processes: Processes, click: Click) -> None:
-    arguments = (*click.arguments, "--id", str(_OBJECT_ID), "--timeout", "60")
-    processes.start("prompt", "prompt", *arguments)
-    processes.wait("prompt", _START_TIMEOUT_S)
+def _prompt(conductor: Conductor, processes: Processes, click: Click) -> None:
+    """Prompts, again if the recorder was not yet connected when the result went out."""
+    arguments = (*click.arguments, "--id", str(_OBJECT_ID), "--timeout", str(_START_TIMEOUT_S))
+    begin = time.monotonic()
+    ready = False
+    while not ready:
+        processes.start("prompt", "prompt", *arguments)
+        processes.wait("prompt", _START_TIMEOUT_S + 30)
+        told = time.monotonic()
+        while not ready and time.monotonic() - told < _HEAR_S:
+            ready = conductor.recorder_ready()
+            rclpy.spin_once(conductor, timeout_sec=0.1)
+        if time.monotonic() - begin > _START_TIMEOUT_S:
+            raise DemoError(f"the recorder hears no result:\n{processes.tail('recorder')}")
     sys.stdout.write("      " + processes.tail("prompt", 1).splitlines()[0] + "\n")
 
 
@@ -395,7 +425,9 @@ def main(args: Sequence[str] | None = None) -> int:
     logs.mkdir(parents=True, exist_ok=True)
     with isolated_environment() as env:
         os.environ.update(env)
-        rclpy.init(args=[])
+        # With rclpy's handlers a signal would end ROS under a demo that goes on waiting.
+        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         processes = Processes(env, logs)
         try:
             run(options, processes)

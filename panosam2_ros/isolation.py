@@ -47,7 +47,7 @@ def large_image_profile() -> Path:
     Returns:
         The path of the XML file.
     """
-    name = Path("config", "fastdds_large_images.xml")
+    name = Path("config", "fastdds_one_machine.xml")
     checkout = Path(__file__).resolve().parent.parent / name
     if checkout.is_file():
         return checkout
@@ -59,7 +59,7 @@ def _environment(domain: int) -> dict[str, str]:
     return {
         **os.environ,
         "ROS_DOMAIN_ID": str(domain),
-        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "SYSTEM_DEFAULT",
         "ROS_STATIC_PEERS": "",
         "FASTRTPS_DEFAULT_PROFILES_FILE": profile,
         "FASTDDS_DEFAULT_PROFILES_FILE": profile,

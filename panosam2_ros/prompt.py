@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import random
 import re
 import sys
 import time
@@ -34,6 +35,7 @@ from panosam2_ros.process import running
 from panosam2_ros.qos import profile
 
 EXIT_OK, EXIT_REFUSED, EXIT_NO_ANSWER = 0, 1, 2
+_ASK_AGAIN_S = 0.3
 _CODES = {
     getattr(PromptResult, name): name
     for name in (
@@ -113,7 +115,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "timeout": {
         "type": float,
         "default": 10.0,
-        "help": "seconds to wait for the tracker (default: %(default)s)",
+        "help": "seconds to wait for the tracker and its first image (default: %(default)s)",
     },
 }
 
@@ -216,38 +218,44 @@ class Client:
             tracker: Full name of the tracker node.
         """
         self._node = node
-        self._answers: list[PromptResult] = []
+        self._answers: dict[int, PromptResult] = {}
         self._send = node.create_publisher(Prompt, f"{tracker}/prompt", profile(10))
+        # The answer may go out before the tracker knows this subscription: late ones count, too.
         self._results = node.create_subscription(
-            PromptResult, f"{tracker}/prompt_result", self._answers.append, profile(10)
+            PromptResult,
+            f"{tracker}/prompt_result",
+            lambda answer: self._answers.update({answer.request_id: answer}),
+            profile(10, transient_local=True),
         )
 
     def ask(self, prompt: Prompt, timeout_s: float) -> PromptResult | None:
         """Sends a prompt and waits for the answer.
 
+        A tracker that has no image yet is asked again until it has one.
+
         Args:
-            prompt: The prompt.
+            prompt: The prompt; its request_id is chosen here.
             timeout_s: How long to wait for the tracker and its answer, in seconds.
 
         Returns:
             The answer, None if there was none in time.
         """
         deadline = time.monotonic() + timeout_s
-        if not self._until(deadline, self._connected):
+        if not self._until(deadline, lambda: self._send.get_subscription_count() > 0):
             return None
-        self._answers.clear()
+        answer = self._ask_once(prompt, deadline)
+        while answer is not None and answer.code == PromptResult.NO_FRAME:
+            self._until(min(deadline, time.monotonic() + _ASK_AGAIN_S), lambda: False)
+            if time.monotonic() >= deadline:
+                break
+            answer = self._ask_once(prompt, deadline) or answer
+        return answer
+
+    def _ask_once(self, prompt: Prompt, deadline: float) -> PromptResult | None:
+        prompt.request_id = random.randrange(1, 2**32)
         self._send.publish(prompt)
-        self._until(deadline, lambda: self._answer(prompt) is not None)
-        return self._answer(prompt)
-
-    def _connected(self) -> bool:
-        return bool(self._send.get_subscription_count() and self._results.get_publisher_count())
-
-    def _answer(self, prompt: Prompt) -> PromptResult | None:
-        for answer in self._answers:
-            if prompt.object_id in (0, answer.object_id):
-                return answer
-        return None
+        self._until(deadline, lambda: prompt.request_id in self._answers)
+        return self._answers.get(prompt.request_id)
 
     def _until(self, deadline: float, done: Callable[[], bool]) -> bool:
         while not done():

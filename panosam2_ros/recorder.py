@@ -19,6 +19,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
 from sensor_msgs.msg import Image
 from std_msgs.msg import UInt64
+from std_srvs.srv import Trigger
 
 from panosam2_ros.images import to_labels, to_rgb
 from panosam2_ros.msg import FrameStats, TrackedObjectArray
@@ -59,15 +60,18 @@ class Recorder(Node):
         lossless = profile(20)
         self.create_subscription(Image, "image", self._on_image, lossless)
         self.create_subscription(Image, "label_image", self._on_labels, lossless)
-        self.create_subscription(Image, "ground_truth", self._on_truth, lossless)
+        self.create_subscription(
+            Image, "ground_truth", self._on_truth, profile(20, transient_local=True)
+        )
         self.create_subscription(TrackedObjectArray, "objects", self._on_objects, lossless)
-        self.create_subscription(FrameStats, "stats", self._on_stats, profile(50, reliable=False))
+        self.create_subscription(FrameStats, "stats", self._on_stats, profile(50))
         self.create_subscription(
             DiagnosticArray, "/diagnostics", self._on_diagnostics, profile(10)
         )
         self.create_subscription(
             UInt64, "end_of_stream", self._on_end, profile(1, transient_local=True)
         )
+        self.create_service(Trigger, "~/ready", self._on_ready)
 
     @property
     def done(self) -> bool:
@@ -119,6 +123,11 @@ class Recorder(Node):
             for value in status.values:
                 if value.key == "variant":
                     self.variant = value.value
+
+    def _on_ready(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        """Tells whether image and result of a frame with an object have both been heard."""
+        response.success = any(frame.complete and frame.objects for frame in self.frames.values())
+        return response
 
     def _on_end(self, msg: UInt64) -> None:
         self.published = msg.data

@@ -310,6 +310,7 @@ _NO_FRAME = (
 def _answer(order: PromptMsg, code: str, message: str) -> PromptResult:
     return PromptResult(
         object_id=order.object_id,
+        request_id=order.request_id,
         success=code == "OK",
         code=getattr(PromptResult, code),
         message=message,

@@ -304,7 +304,7 @@ class TrackerNode(LifecycleNode):
             PromptResult, "~/prompt_result", profile(10, transient_local=True)
         )
         self._overlay = self.create_publisher(Image, "~/overlay", profile(1, reliable=False))
-        self._stats = self.create_publisher(FrameStats, "~/stats", profile(10, reliable=False))
+        self._stats = self.create_publisher(FrameStats, "~/stats", profile(10))
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", profile(10))
 
     def _publish(self, stream: Stream, image: Image, outcome: Outcome, waited_s: float) -> None:

@@ -29,12 +29,15 @@ def env() -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(scope="session")
-def tracker(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tester]:
+def tracker(
+    env: dict[str, str], tmp_path_factory: pytest.TempPathFactory, scene: Scene
+) -> Iterator[Tester]:
     """A tracker that is shared by the tests, so that its model is loaded once."""
     log = tmp_path_factory.mktemp("logs") / "tracker.log"
     with start_tracker(env, log, "/shared") as running:
         tester = Tester("/shared/panosam2", "/shared/image")
         tester.connect()
+        tester.greet(scene.frames[0])
         yield tester
         assert running.poll() is None, log.read_text()
         tester.close()
@@ -44,7 +47,6 @@ def tracker(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> It
 @pytest.fixture
 def fresh(tracker: Tester) -> Tester:
     """The shared tracker, without objects."""
-    tracker.spin(0.2)  # answers that the test before did not wait for
     answer = tracker.ask(Prompt(action=Prompt.RESET))
     assert answer.code in (PromptResult.OK, PromptResult.NO_FRAME)
     return tracker

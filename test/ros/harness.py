@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from panosam2_ros.stamps import stamp_ns
 
 # Generous, for machines that are busy with something else; nothing waits longer than it has to.
 PATIENCE_S = 120.0
+_REQUEST_IDS = itertools.count(1)
 
 
 @contextmanager
@@ -58,7 +60,7 @@ class Heard:
     objects: dict[int, TrackedObjectArray] = field(default_factory=dict)
     overlays: dict[int, Image] = field(default_factory=dict)
     stats: dict[int, FrameStats] = field(default_factory=dict)
-    answers: list[PromptResult] = field(default_factory=list)
+    answers: dict[int, PromptResult] = field(default_factory=dict)
     logs: list[str] = field(default_factory=list)
 
 
@@ -75,9 +77,12 @@ class Tester:
         self.prompt = self.node.create_publisher(Prompt, f"{tracker}/prompt", profile(10))
         self._listen(Image, f"{tracker}/label_image", self.heard.labels)
         self._listen(TrackedObjectArray, f"{tracker}/objects", self.heard.objects)
-        self._listen(FrameStats, f"{tracker}/stats", self.heard.stats, reliable=False)
+        self._listen(FrameStats, f"{tracker}/stats", self.heard.stats)
         self.node.create_subscription(
-            PromptResult, f"{tracker}/prompt_result", self.heard.answers.append, profile(10)
+            PromptResult,
+            f"{tracker}/prompt_result",
+            lambda answer: self.heard.answers.update({answer.request_id: answer}),
+            profile(10, transient_local=True),
         )
         self.node.create_subscription(
             Log,
@@ -111,6 +116,18 @@ class Tester:
         self.until(lambda: self.image.get_subscription_count() > 0, "the tracker's subscription")
         self.until(lambda: self.prompt.get_subscription_count() > 0, "the prompt subscription")
 
+    def greet(self, rgb: np.ndarray) -> None:
+        """Sends images until every output is heard: what is sent to a subscriber that the
+        publisher does not know yet is lost."""
+        heard = self.heard
+
+        def answered() -> bool:
+            self.image.publish(to_image(self.header(), rgb, "rgb8"))
+            self.spin(0.5)
+            return bool(heard.labels and heard.objects and heard.stats)
+
+        self.until(answered, "the first results")
+
     def spin(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -135,10 +152,17 @@ class Tester:
 
     def ask(self, prompt: Prompt) -> PromptResult:
         """Sends a prompt and waits for its answer."""
-        self.heard.answers.clear()
+        return self.answer_to(self.publish(prompt))
+
+    def publish(self, prompt: Prompt) -> int:
+        """Sends a prompt; returns the number that its answer will carry."""
+        prompt.request_id = next(_REQUEST_IDS)
         self.prompt.publish(prompt)
-        self.until(lambda: bool(self.heard.answers), "an answer")
-        return self.heard.answers[-1]
+        return prompt.request_id
+
+    def answer_to(self, request_id: int) -> PromptResult:
+        self.until(lambda: request_id in self.heard.answers, "an answer")
+        return self.heard.answers[request_id]
 
     def close(self) -> None:
         self.node.destroy_node()

@@ -59,12 +59,20 @@ def test_the_answer_names_the_frame_that_was_used(fresh: Tester, scene: Scene) -
 def test_a_prompt_waits_for_the_frame_whose_stamp_it_carries(fresh: Tester, scene: Scene) -> None:
     fresh.send(scene.frames[0])
     image = to_image(fresh.header(), scene.frames[0], "rgb8")
-    fresh.heard.answers.clear()
-    fresh.prompt.publish(click(scene, header=image.header, object_id=3))
+    request = fresh.publish(click(scene, header=image.header, object_id=3))
     fresh.send_image(image)
-    fresh.until(lambda: bool(fresh.heard.answers), "an answer")
-    assert fresh.heard.answers[-1].success
-    assert fresh.heard.answers[-1].header == image.header
+    answer = fresh.answer_to(request)
+    assert answer.success
+    assert answer.header == image.header
+
+
+def test_who_listens_late_still_gets_the_answer(fresh: Tester, scene: Scene) -> None:
+    """As a client does whose subscription the tracker comes to know only after its prompt."""
+    fresh.send(scene.frames[0])
+    answer = fresh.ask(click(scene, object_id=5))
+    late = Tester("/shared/panosam2", "/unused")
+    assert late.answer_to(answer.request_id) == answer
+    late.close()
 
 
 def test_a_prompt_for_an_old_frame_is_refused(fresh: Tester, scene: Scene) -> None:
