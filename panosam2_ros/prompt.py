@@ -35,7 +35,7 @@ from panosam2_ros.process import running
 from panosam2_ros.qos import profile
 
 EXIT_OK, EXIT_REFUSED, EXIT_NO_ANSWER = 0, 1, 2
-_ASK_AGAIN_S = 0.3
+_ASK_AGAIN_S = 1.0
 _CODES = {
     getattr(PromptResult, name): name
     for name in (
