@@ -66,15 +66,20 @@ def main(argv: list[str] | None = None) -> int:
             _run(args, console, signals)
     except (PanoSAM2Error, OSError) as error:
         console.print("[red]error:[/red]", end=" ")
-        console.print(str(error), markup=False, highlight=False)
+        _say(console, str(error))
         return EXIT_FAILED
     except KeyboardInterrupt:
         signals.append(signal.SIGINT)
     if signals:
         console.print("interrupted; the same command with --resume goes on")
         return EXIT_INTERRUPTED
-    console.print(f"done: {args.out / 'overlay.mp4'}", markup=False, highlight=False)
+    _say(console, f"done: {args.out / 'overlay.mp4'}")
     return EXIT_OK
+
+
+def _say(console: Console, text: str) -> None:
+    """Prints what may hold brackets and long paths as it is."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

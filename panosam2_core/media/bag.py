@@ -83,7 +83,9 @@ def _choose(path: Path, all_of_it: Sequence[Connection], topic: str | None) -> l
             f"{path} holds no sensor_msgs/Image or CompressedImage; it holds {others}"
         )
     if topic is None and len(names) > 1:
-        raise SourceError(f"{path} holds several image topics: {', '.join(names)}; choose one")
+        raise SourceError(
+            f"{path} holds several image topics: {', '.join(names)}; choose one with --topic"
+        )
     wanted = topic or names[0]
     if wanted not in names:
         raise SourceError(f"{path} has no image topic {wanted}; it has {', '.join(names)}")
