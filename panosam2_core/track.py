@@ -3,7 +3,8 @@
 Follows an object from the first frame of VIDEO to the last. VIDEO is a video file, a folder of
 images, or a rosbag2 recording (its folder, or a .mcap or .db3 file). DIR gets overlay.mp4,
 labels/000000.png ... (a pixel's value is the object's id), scores.json (a list of frames) and
-run.json. Ctrl-C ends the run after the current frame; --resume goes on from there.
+run.json. Ctrl-C ends the run after the current frame; --resume goes on from there, also after a
+crash, with the state in resume.pt, to the same results as in one go.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class FrameSource:
 
     Attributes:
         frames: In order, read as they are taken. What cannot be read raises `SourceError`.
-        count: How many there are; None if the file does not say.
+        count: How many there are, in a video about so many; None if the file does not say.
         fps: Frames per second; `DEFAULT_FPS` where there is no time.
     """
 
@@ -100,9 +100,9 @@ def _open_video(path: Path) -> FrameSource:
                 raise SourceError(f"{path} holds no video")
             stream = container.streams.video[0]
             rate = stream.average_rate
-            return FrameSource(
-                _video(path), stream.frames or None, float(rate) if rate else DEFAULT_FPS
-            )
+            fps = float(rate) if rate else DEFAULT_FPS
+            seconds = (container.duration or 0) / av.time_base
+            return FrameSource(_video(path), stream.frames or round(seconds * fps) or None, fps)
     except av.FFmpegError as error:
         raise _unreadable(path, error) from error
 

@@ -84,7 +84,7 @@ def follow(
                 progress(index + 1)
         folder.save(tracker, now=True)
     finally:
-        if video.written >= finished:
+        if video.written >= max(finished, 1):
             folder.publish_video()
 
 
