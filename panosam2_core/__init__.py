@@ -11,7 +11,8 @@ Example:
     (256, 512)
 """
 
-from panosam2_core.build import load_model
+from typing import TYPE_CHECKING, Any
+
 from panosam2_core.config import ModelConfig, TrackerConfig
 from panosam2_core.errors import (
     CheckpointError,
@@ -23,7 +24,10 @@ from panosam2_core.errors import (
 )
 from panosam2_core.prompts import Prompt
 from panosam2_core.results import FrameResult, ObjectResult, ObjectState
-from panosam2_core.tracker import PanoTracker
+
+if TYPE_CHECKING:
+    from panosam2_core.build import load_model
+    from panosam2_core.tracker import PanoTracker
 
 __all__ = [
     "CheckpointError",
@@ -41,3 +45,16 @@ __all__ = [
     "UnknownObjectError",
     "load_model",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # torch takes seconds to import; who only reads pictures or draws does without.
+    if name == "PanoTracker":
+        from panosam2_core.tracker import PanoTracker
+
+        return PanoTracker
+    if name == "load_model":
+        from panosam2_core.build import load_model
+
+        return load_model
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

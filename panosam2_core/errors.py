@@ -41,3 +41,7 @@ class CheckpointError(PanoSAM2Error):
 
 class ConfigError(PanoSAM2Error, ValueError):
     """A configuration value is unknown or out of range."""
+
+
+class SnapshotError(PanoSAM2Error, ValueError):
+    """A tracker's saved state cannot be read. The stream's state is unchanged."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -17,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from panosam2_core.config import TrackerConfig
-from panosam2_core.errors import FrameError, PromptError, UnknownObjectError
+from panosam2_core.errors import FrameError, PromptError, SnapshotError, UnknownObjectError
 from panosam2_core.geometry.erp import resize_wrap
 from panosam2_core.geometry.region import RegionMeasure, measure
-from panosam2_core.memory.bank import LongTermEntry, ObjectMemory
+from panosam2_core.memory.bank import FrameMemory, LongTermEntry, ObjectMemory
 from panosam2_core.memory.sampling import best_spaced, draw_by_visibility
 from panosam2_core.memory.tokens import layout
 from panosam2_core.model import MASK_STRIDE, Decoded, ImageFeatures, PanoSAM2, PointPrompts
@@ -38,6 +39,9 @@ class _Track:
     memory: ObjectMemory
     added: int
     last_seen: int
+
+
+_SNAPSHOT_TYPES: list[Any] = [_Track, ObjectMemory, FrameMemory, LongTermEntry]
 
 
 @dataclass
@@ -111,6 +115,43 @@ class PanoTracker:
         """Bytes of tensors held for the stream."""
         held = (t for track in self._tracks.values() for t in track.memory.tensors())
         return sum(t.numel() * t.element_size() for t in held)
+
+    def snapshot(self) -> bytes:
+        """Save the state of the stream between two frames.
+
+        Returns:
+            What :meth:`restore` takes; the model is not in it.
+        """
+        state = (self._frame_index, self._tracks, self._generator.bit_generator.state)
+        file = io.BytesIO()
+        torch.save(state, file)
+        return file.getvalue()
+
+    def restore(self, snapshot: bytes) -> int:
+        """Go on where another tracker with the same model and config was.
+
+        Args:
+            snapshot: from :meth:`snapshot`. Loading it runs no code that it may contain.
+
+        Returns:
+            How many frames that tracker had seen.
+
+        Raises:
+            SnapshotError: when it is damaged or of another version.
+        """
+        try:
+            with torch.serialization.safe_globals(_SNAPSHOT_TYPES):
+                index, tracks, draws = torch.load(
+                    io.BytesIO(snapshot),
+                    map_location=self.model.pixel_mean.device,
+                    weights_only=True,
+                )
+            generator = np.random.default_rng()
+            generator.bit_generator.state = draws
+        except Exception as error:  # torch names no exceptions for what damaged files do to it
+            raise SnapshotError(f"the saved state cannot be read: {error}") from error
+        self._frame_index, self._tracks, self._generator = index, tracks, generator
+        return self._frame_index + 1
 
     def check_prompt(self, prompt: Prompt, size_hw: tuple[int, int]) -> None:
         """Check a prompt without changing anything.

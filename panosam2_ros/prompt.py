@@ -29,6 +29,7 @@ from geometry_msgs.msg import Point
 from rclpy.node import Node
 from std_msgs.msg import Header
 
+from panosam2_core.arguments import numbers
 from panosam2_ros.images import to_image
 from panosam2_ros.msg import Prompt, PromptResult
 from panosam2_ros.process import running
@@ -50,30 +51,6 @@ _CODES = {
         "INTERNAL",
     )
 }
-
-
-def numbers(count: int) -> Callable[[str], tuple[float, ...]]:
-    """Makes a reader of comma-separated numbers for argparse.
-
-    Args:
-        count: How many numbers there have to be.
-
-    Returns:
-        A function from text to numbers.
-    """
-
-    def read(text: str) -> tuple[float, ...]:
-        try:
-            values = tuple(float(part) for part in text.split(","))
-        except ValueError:
-            values = ()
-        if len(values) != count:
-            raise argparse.ArgumentTypeError(
-                f"expected {count} numbers with commas between them, got '{text}'"
-            )
-        return values
-
-    return read
 
 
 _OPTIONS: dict[str, dict[str, Any]] = {

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from panosam2_core.media.overlay import draw
+from panosam2_core.media.video_writer import VideoWriter
 from panosam2_ros.msg import TrackedObject
-from panosam2_ros.overlay import draw
 
 Pixels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -202,24 +201,12 @@ def write_video(frames: Sequence[Recorded], truth_id: int, path: Path) -> None:
     Raises:
         ValueError: If no frame is complete.
     """
-    pictures = (picture(frame, truth_id) for frame in frames if frame.complete)
-    first = next(pictures, None)
-    if first is None:
+    with VideoWriter(path, _VIDEO_FPS) as video:
+        for frame in frames:
+            if frame.complete:
+                video.write(picture(frame, truth_id))
+    if not video.written:
         raise ValueError("expected at least one frame with a result, got none; see the logs")
-    height, width = (side - side % 2 for side in first.shape[:2])  # h264 needs even sides
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("h264", rate=Fraction(_VIDEO_FPS))
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.options = {"crf": "23", "preset": "veryfast"}
-        for drawn in _chain(first, pictures):
-            even = np.ascontiguousarray(drawn[:height, :width])
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
-        container.mux(stream.encode())
-
-
-def _chain(first: Pixels, rest: Iterator[Pixels]) -> Iterator[Pixels]:
-    yield first
-    yield from rest
 
 
 def picture(frame: Recorded, truth_id: int) -> Pixels:
@@ -232,7 +219,8 @@ def picture(frame: Recorded, truth_id: int) -> Pixels:
     Returns:
         (h, w, 3) uint8 RGB, at most 1280 wide.
     """
-    drawn = draw(frame.rgb, frame.labels, frame.objects, alpha=0.45, max_width=1280)
+    objects = {found.id: found for found in frame.objects}
+    drawn = draw(frame.rgb, frame.labels, objects, alpha=0.45, max_width=1280)
     truth = frame.truth
     if truth is not None:
         mask = (truth == truth_id).astype(np.uint8)

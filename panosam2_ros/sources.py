@@ -9,17 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-import av
-import cv2
 import numpy as np
-import numpy.typing as npt
 
-Pixels = npt.NDArray[np.uint8]
-_IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+from panosam2_core.media.frames import Pixels, SourceError, open_frames
 
-
-class SourceError(ValueError):
-    """A source that cannot be read; the text says why and how to mend it."""
+__all__ = ["Prefetch", "SourceError", "SourceFrame", "open_source"]
 
 
 class SourceFrame(NamedTuple):
@@ -49,15 +43,8 @@ def open_source(video: str, clip: int) -> Iterator[SourceFrame]:
     """
     if not video:
         return _synthetic(clip)
-    path = Path(video).expanduser()
-    if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.suffix.lower() in _IMAGES)
-        if not files:
-            raise SourceError(f"{path} holds no images ({', '.join(sorted(_IMAGES))})")
-        return _folder(files)
-    if not path.is_file():
-        raise SourceError(f"video '{path}' does not exist; expected a video file or a folder")
-    return _video(path)
+    source = open_frames(Path(video).expanduser())
+    return (SourceFrame(frame.rgb, None) for frame in source.frames)
 
 
 class Prefetch:
@@ -113,22 +100,3 @@ def _synthetic(clip: int) -> Iterator[SourceFrame]:
     for frame in SyntheticWorld(split="demo").clip(clip):
         rgb = np.ascontiguousarray(frame.image.permute(1, 2, 0).numpy())
         yield SourceFrame(rgb, frame.labels.numpy())
-
-
-def _folder(files: list[Path]) -> Iterator[SourceFrame]:
-    for file in files:
-        bgr = cv2.imread(str(file), cv2.IMREAD_COLOR)
-        if bgr is None:
-            raise SourceError(f"{file} cannot be read as an image; repair or remove it")
-        yield SourceFrame(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), None)
-
-
-def _video(path: Path) -> Iterator[SourceFrame]:
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise SourceError(f"{path} holds no video")
-            for frame in container.decode(video=0):
-                yield SourceFrame(frame.to_ndarray(format="rgb24"), None)
-    except av.FFmpegError as error:
-        raise SourceError(f"{path} cannot be read as a video: {error}") from error

@@ -26,6 +26,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from panosam2_core import PanoSAM2Error, PanoTracker, Prompt, TrackerConfig, load_model
+from panosam2_core.media.overlay import draw
 from panosam2_ros import parameters
 from panosam2_ros.diagnostics import ERROR, WARN, Report, to_message
 from panosam2_ros.image_input import STARVING_HINT, ImageInput
@@ -34,7 +35,6 @@ from panosam2_ros.logs import NodeLogHandler
 from panosam2_ros.messages import to_object_array
 from panosam2_ros.msg import FrameStats, PromptResult, TrackedObjectArray
 from panosam2_ros.msg import Prompt as PromptMsg
-from panosam2_ros.overlay import draw
 from panosam2_ros.process import running, until_shutdown
 from panosam2_ros.qos import profile
 from panosam2_ros.stamps import stamp_ns
@@ -332,7 +332,7 @@ class TrackerNode(LifecycleNode):
             drawn = draw(
                 outcome.rgb,
                 labels,
-                objects.objects,
+                {found.id: found for found in objects.objects},
                 alpha=self._values["overlay.alpha"],
                 max_width=self._values["overlay.max_width"],
             )

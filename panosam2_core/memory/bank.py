@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -75,6 +76,15 @@ class ObjectMemory:
     _rows: list[int] = field(default_factory=list)
     previous_mask: Tensor | None = None
     center: Tensor | None = None
+
+    # torch's safe way of loading knows lists, but not deques.
+    def __getstate__(self) -> dict[str, Any]:
+        recent = {"recent": list(self.recent), "recent_pointers": list(self.recent_pointers)}
+        return vars(self) | recent
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.recent, self.recent_pointers = deque(self.recent), deque(self.recent_pointers)
 
     def remember_prompted(self, memory: FrameMemory) -> None:
         """Keep a prompted frame.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import os
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from panosam2_core import (
     TrackerConfig,
     UnknownObjectError,
 )
+from panosam2_core.errors import SnapshotError
 from panosam2_core.model import PanoSAM2
 
 Frames = list[npt.NDArray[np.uint8]]
@@ -342,3 +345,31 @@ def test_no_gradient_or_autograd_state_is_kept(small_nano: PanoSAM2, noise_frame
     assert tensors
     assert not any(t.requires_grad for t in tensors)
     assert torch.is_grad_enabled()
+
+
+def test_a_restored_tracker_goes_on_as_if_nothing_had_been(
+    small_nano: PanoSAM2, noise_frames: Frames
+) -> None:
+    config = TrackerConfig(seed=3)  # draws are part of the state
+    tracker, other = PanoTracker(small_nano, config), PanoTracker(small_nano, config)
+    run(tracker, noise_frames[:12], {0: [POINT], 2: [BOX]})
+    assert other.restore(tracker.snapshot()) == 12
+    assert other.object_ids == tracker.object_ids == (1, 2)
+    assert other.state_bytes() == tracker.state_bytes()
+    ahead, again = (run(each, noise_frames[12:24], {}) for each in (tracker, other))
+    for object_id in (1, 2):
+        assert np.array_equal(logits_of(ahead, object_id), logits_of(again, object_id))
+    assert again[-1][1].age == 23
+
+
+def test_a_snapshot_that_is_none_changes_nothing(
+    small_nano: PanoSAM2, noise_frames: Frames
+) -> None:
+    tracker, code = PanoTracker(small_nano), io.BytesIO()
+    run(tracker, noise_frames[:2], {0: [POINT]})
+    torch.save((0, os.system, {}), code)
+    for damaged in (b"", tracker.snapshot()[:1000], code.getvalue()):
+        with pytest.raises(SnapshotError, match="cannot be read"):
+            tracker.restore(damaged)
+    assert tracker.object_ids == (1,)
+    assert tracker.step(noise_frames[2]).frame_index == 2

@@ -3,23 +3,48 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from panosam2_ros.msg import TrackedObject
+from panosam2_core.results import ObjectState
 
 Pixels = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.unsignedinteger]
 
 _STATES = {
-    TrackedObject.VISIBLE: "",
-    TrackedObject.OCCLUDED: " hidden",
-    TrackedObject.LOST: " lost",
+    ObjectState.VISIBLE: "",
+    ObjectState.OCCLUDED: " hidden",
+    ObjectState.LOST: " lost",
 }
 _GOLDEN = 0.61803398875  # spreads the hues of neighbouring ids as far as it goes
+
+
+class Shown(Protocol):
+    """What is written beside an object: an ``ObjectResult``, or a ``TrackedObject`` message."""
+
+    @property
+    def label(self) -> str:
+        """The user's name for it."""
+
+    @property
+    def state(self) -> int:
+        """A value of ``ObjectState``."""
+
+    @property
+    def visibility(self) -> float:
+        """From 0 to 1."""
+
+    @property
+    def crosses_seam(self) -> bool:
+        """Whether the box runs across the left and right edge."""
+
+    @property
+    def box(self) -> Sequence[float]:
+        """``(x, y, width, height)`` in pixels of the frame."""
 
 
 def colour(object_id: int) -> tuple[int, int, int]:
@@ -38,7 +63,7 @@ def colour(object_id: int) -> tuple[int, int, int]:
 def draw(
     rgb: Pixels,
     labels: Labels,
-    objects: Sequence[TrackedObject],
+    objects: Mapping[int, Shown],
     *,
     alpha: float,
     max_width: int,
@@ -48,7 +73,7 @@ def draw(
     Args:
         rgb: (height, width, 3) uint8.
         labels: (height, width), the object id per pixel, 0 is background.
-        objects: The objects of this frame.
+        objects: The objects of this frame, by id.
         alpha: Opacity of the masks, 0 to 1.
         max_width: The result is made no wider than this, in pixels.
 
@@ -58,13 +83,13 @@ def draw(
     scale = min(1.0, max_width / rgb.shape[1])
     size = (round(rgb.shape[1] * scale), round(rgb.shape[0] * scale))
     canvas = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA) if scale < 1 else rgb.copy()
-    for found in objects:
-        mask = (labels == found.id).astype(np.uint8)
+    for object_id, found in objects.items():
+        mask = (labels == object_id).astype(np.uint8)
         if scale < 1:
             mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
         if mask.any():
-            _tint(canvas, mask, colour(found.id), alpha)
-            _name(canvas, found, scale)
+            _tint(canvas, mask, colour(object_id), alpha)
+            _name(canvas, object_id, found, scale)
     _legend(canvas, objects)
     return canvas
 
@@ -78,20 +103,20 @@ def _tint(canvas: Pixels, mask: Pixels, rgb: tuple[int, int, int], alpha: float)
     cv2.drawContours(canvas, contours, -1, rgb, 2, cv2.LINE_AA)
 
 
-def _name(canvas: Pixels, found: TrackedObject, scale: float) -> None:
+def _name(canvas: Pixels, object_id: int, found: Shown, scale: float) -> None:
     width = canvas.shape[1]
     x, y = found.box[0] * scale, found.box[1] * scale
-    text = f"{found.id} {found.label}".strip()
+    text = f"{object_id} {found.label}".strip()
     # An object across the seam is named on both sides.
     for left in (x, x - width) if x + found.box[2] * scale > width else (x,):
-        _write(canvas, text, (max(int(left), 2), max(int(y) - 6, 12)), colour(found.id))
+        _write(canvas, text, (max(int(left), 2), max(int(y) - 6, 12)), colour(object_id))
 
 
-def _legend(canvas: Pixels, objects: Sequence[TrackedObject]) -> None:
-    for line, found in enumerate(objects):
-        state = " seam" if found.crosses_seam else _STATES[found.state]
-        text = f"{found.id} {found.label}".strip() + f"  {found.visibility:.2f}{state}"
-        _write(canvas, text, (6, 18 + 18 * line), colour(found.id))
+def _legend(canvas: Pixels, objects: Mapping[int, Shown]) -> None:
+    for line, (object_id, found) in enumerate(objects.items()):
+        state = " seam" if found.crosses_seam else _STATES[ObjectState(found.state)]
+        text = f"{object_id} {found.label}".strip() + f"  {found.visibility:.2f}{state}"
+        _write(canvas, text, (6, 18 + 18 * line), colour(object_id))
 
 
 def _write(canvas: Pixels, text: str, at: tuple[int, int], rgb: tuple[int, int, int]) -> None:

@@ -1,0 +1,1 @@
+"""Pictures in and out, without ROS and without torch: videos, folders, bags, overlays."""

@@ -1,0 +1,119 @@
+"""Images of a rosbag2 recording, read without ROS."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from rosbags.interfaces import Connection
+from rosbags.rosbag2 import Reader, ReaderError
+from rosbags.serde import SerdeError
+from rosbags.typesys import Stores, get_typestore
+
+from panosam2_core.media.frames import (
+    DEFAULT_FPS,
+    Frame,
+    FrameSource,
+    Pixels,
+    SourceError,
+    from_bgr,
+)
+from panosam2_core.media.raw_image import ImageError, to_rgb
+
+_RAW, _COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+_FILES = {".mcap", ".db3"}
+# These two messages are the same in every ROS 2 distribution, so what a bag says of its types,
+# which may be nothing or something unreadable about others, does not matter.
+_TYPES = get_typestore(Stores.ROS2_JAZZY)
+# The reader checks some of what it reads; the rest of a damaged file shows in these.
+_DAMAGE = (ReaderError, SerdeError, OSError, ValueError, LookupError)
+
+
+def is_bag(path: Path) -> bool:
+    """Tells a recording from other files by its name.
+
+    Args:
+        path: A file or folder.
+
+    Returns:
+        Whether it is a folder with a ``metadata.yaml``, or a ``.mcap`` or ``.db3`` file.
+    """
+    if path.is_dir():
+        return (path / "metadata.yaml").is_file()
+    return path.suffix in _FILES and path.is_file()
+
+
+def open_bag(path: Path, topic: str | None = None) -> FrameSource:
+    """Opens a recording with raw or compressed images.
+
+    Args:
+        path: For which `is_bag` is true.
+        topic: Of the images; None takes the only one.
+
+    Returns:
+        The frames, in the order in which they were recorded.
+
+    Raises:
+        SourceError: If it cannot be read, or the topic is not there or cannot be chosen.
+    """
+    try:
+        with Reader(path) as bag:
+            chosen = _choose(path, bag.connections, topic)
+            count = sum(connection.msgcount for connection in chosen)
+            seconds = 1e-9 * bag.duration
+    except SourceError:
+        raise
+    except _DAMAGE as error:
+        raise _unreadable(path, error) from error
+    if not count:
+        raise SourceError(f"{path} has no message on {chosen[0].topic}")
+    fps = (count - 1) / seconds if count > 1 and seconds > 0 else DEFAULT_FPS
+    return FrameSource(_messages(path, chosen[0].topic), count, fps)
+
+
+def _choose(path: Path, all_of_it: Sequence[Connection], topic: str | None) -> list[Connection]:
+    images = [c for c in all_of_it if c.msgtype in (_RAW, _COMPRESSED)]
+    names = sorted({c.topic for c in images})
+    if not names:
+        others = ", ".join(sorted({c.topic for c in all_of_it})) or "nothing"
+        raise SourceError(
+            f"{path} holds no sensor_msgs/Image or CompressedImage; it holds {others}"
+        )
+    if topic is None and len(names) > 1:
+        raise SourceError(
+            f"{path} holds several image topics: {', '.join(names)}; choose one with --topic"
+        )
+    wanted = topic or names[0]
+    if wanted not in names:
+        raise SourceError(f"{path} has no image topic {wanted}; it has {', '.join(names)}")
+    return [c for c in images if c.topic == wanted]
+
+
+def _messages(path: Path, topic: str) -> Iterator[Frame]:
+    try:
+        with Reader(path) as bag:
+            for connection, _, raw in bag.messages(_choose(path, bag.connections, topic)):
+                msg: Any = _TYPES.deserialize_cdr(raw, connection.msgtype)
+                stamp = msg.header.stamp
+                rgb = to_rgb(msg) if connection.msgtype == _RAW else _decompressed(msg)
+                yield Frame(rgb, stamp.sec * 10**9 + stamp.nanosec)
+    except ImageError as error:
+        raise SourceError(f"{path}, {topic}: {error}") from error
+    except SourceError:
+        raise
+    except _DAMAGE as error:
+        raise _unreadable(path, error) from error
+
+
+def _decompressed(msg: Any) -> Pixels:
+    bgr = cv2.imdecode(np.asarray(msg.data, np.uint8), cv2.IMREAD_COLOR) if len(msg.data) else None
+    if bgr is None:
+        raise ImageError(f"a compressed image of format '{msg.format}' cannot be read")
+    return from_bgr(bgr)
+
+
+def _unreadable(path: Path, error: Exception) -> SourceError:
+    return SourceError(f"{path} cannot be read as a rosbag2 recording: {error}")
