@@ -22,23 +22,33 @@ from torch import Tensor, nn
 
 from panosam2_core.config import ModelConfig
 from panosam2_core.errors import CheckpointError, ConfigError
+from panosam2_core.identify import identify_file, identify_state
 from panosam2_core.model import PanoSAM2
 from panosam2_core.nn.efficientnet_lite import EfficientNetLite0
 from panosam2_core.nn.position import GridRoPEAttention, LatitudeSine
 
 logger = logging.getLogger(__name__)
 
+# The names under which Meta publishes the weights of SAM2.1.
+OFFICIAL_FILES: Mapping[str, str] = {
+    "hiera_t": "sam2.1_hiera_tiny.pt",
+    "hiera_s": "sam2.1_hiera_small.pt",
+    "hiera_b+": "sam2.1_hiera_base_plus.pt",
+    "hiera_l": "sam2.1_hiera_large.pt",
+}
+# SAM2's variants differ in the image trunk only, which its yaml files describe.
+_SAM2 = ModelConfig(
+    variant="hiera_t",
+    input_size=(1024, 1024),
+    width=256,
+    attention_layers=4,
+    attention_mlp=2048,
+    decoder_mlp=2048,
+    yaw_true=False,
+)
 VARIANTS: Mapping[str, ModelConfig] = {
     "nano": ModelConfig(),
-    "hiera_t": ModelConfig(
-        variant="hiera_t",
-        input_size=(1024, 1024),
-        width=256,
-        attention_layers=4,
-        attention_mlp=2048,
-        decoder_mlp=2048,
-        yaw_true=False,
-    ),
+    **{name: dataclasses.replace(_SAM2, variant=name) for name in OFFICIAL_FILES},
 }
 NANO_WEIGHTS = "weights/nano.safetensors"
 # Parts that SAM2's checkpoints do not have; everything else must be there.
@@ -167,9 +177,11 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
                 return state, dict(file.metadata() or {})
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} is not a readable weight file: {error}") from error
+        what = identify_file(path) or str(error)
+        raise CheckpointError(f"{path} is not a readable weight file: {what}") from error
     except Exception as error:  # torch raises pickle.UnpicklingError, zipfile errors, and more
-        raise CheckpointError(f"{path} is not a safe torch weight file: {error}") from error
+        what = identify_file(path) or str(error)
+        raise CheckpointError(f"{path} is not a safe torch weight file: {what}") from error
     found = loaded.get("model", loaded) if isinstance(loaded, dict) else None
     if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
         raise CheckpointError(f"{path} holds no state dict (expected tensors by name)")
@@ -201,8 +213,10 @@ def load_state(model: PanoSAM2, state: Mapping[str, Tensor], *, source: str) -> 
             )
             if keys
         )
+        found = identify_state(state)
+        hint = f"; it looks like {found}" if found and found != model.config.variant else ""
         raise CheckpointError(
-            f"{source} does not fit variant {model.config.variant!r}: {details} (keys)"
+            f"{source} does not fit variant {model.config.variant!r}: {details} (keys){hint}"
         )
     new = [k for k in own if k not in state]
     model.load_state_dict({k: v.to(own[k].dtype) for k, v in state.items()}, strict=False)
@@ -246,8 +260,8 @@ def config_from_metadata(metadata: Mapping[str, str]) -> ModelConfig:
 def _shipped_weights(variant: str) -> Path:
     if variant != "nano":
         raise CheckpointError(
-            f"variant {variant!r} needs checkpoint=PATH (for hiera_t: Meta's "
-            "sam2.1_hiera_tiny.pt); only nano comes with weights"
+            f"variant {variant!r} needs checkpoint=PATH, for example of Meta's "
+            f"{OFFICIAL_FILES[variant]}; only nano comes with weights"
         )
     return Path(str(resources.files("panosam2_core") / NANO_WEIGHTS))
 

@@ -12,7 +12,7 @@ class ModelConfig:
     """What a network is built from. Saved beside its weights.
 
     Attributes:
-        variant: ``nano`` or ``hiera_t``.
+        variant: ``nano``, ``hiera_t``, ``hiera_s``, ``hiera_b+`` or ``hiera_l``.
         input_size: (height, width) the network sees, multiples of 32. Any frame is resized to it.
         width: channels of the memory-conditioned feature (SAM2: 256).
         memory_dim: channels of a memory map (SAM2: 64); ``width`` must be a multiple of it.

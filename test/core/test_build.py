@@ -64,6 +64,42 @@ def test_files_that_are_not_weights_are_named(tmp_path: Path) -> None:
             load_model("nano", checkpoint=path, device="cpu")
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"\n<!DOCTYPE html><html>404</html>", "an HTML or XML page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a Git LFS pointer"),
+        (b"", "an empty file"),
+    ],
+)
+@pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
+def test_what_came_in_place_of_weights_is_said(
+    tmp_path: Path, content: bytes, told: str, name: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=told):
+        load_model("nano", checkpoint=path, device="cpu")
+
+
+def test_a_torch_file_that_broke_off_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save({"model": {"a": torch.zeros(10_000)}}, path)
+    path.write_bytes(path.read_bytes()[:20_000])
+    with pytest.raises(CheckpointError, match="whose end is missing"):
+        load_model("nano", checkpoint=path, device="cpu")
+
+
+def test_weights_of_other_networks_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    sam1 = {"image_encoder.blocks.0.attn.rel_pos_h": torch.zeros(1)}
+    trunk = {f"image_encoder.trunk.blocks.{i}.norm1.weight": torch.zeros(1) for i in range(12)}
+    for state, told in ((sam1, "SAM 1"), (trunk, "hiera_t of SAM 2.0")):
+        torch.save({"model": state}, path)
+        with pytest.raises(CheckpointError, match=f"it looks like {told}"):
+            load_model("nano", checkpoint=path, device="cpu")
+
+
 def test_weights_of_another_variant_are_refused(tmp_path: Path) -> None:
     config = dataclasses.replace(VARIANTS["nano"], width=64)
     model = build_model(config)

@@ -6,6 +6,7 @@ checkpoint loads with every tensor in its place.
 
 from __future__ import annotations
 
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,10 @@ TOLERANCE = 1e-5
 Frames = list[npt.NDArray[np.uint8]]
 
 
-@pytest.fixture(scope="module")
-def predictor() -> SAM2VideoPredictor:
+def build_predictor(variant: str) -> SAM2VideoPredictor:
     torch.manual_seed(3)
-    with resources.as_file(resources.files("sam2") / "configs/sam2.1/sam2.1_hiera_t.yaml") as path:
+    name = f"configs/sam2.1/sam2.1_{variant}.yaml"
+    with resources.as_file(resources.files("sam2") / name) as path:
         config = OmegaConf.load(path).model
     config._target_ = "sam2.sam2_video_predictor.SAM2VideoPredictor"
     config.image_size = SIZE
@@ -39,6 +40,11 @@ def predictor() -> SAM2VideoPredictor:
     # Random heads call every object absent, which would make all masks -1024 and equal.
     nn.init.constant_(model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias, 4.0)
     return model.eval()
+
+
+@pytest.fixture(scope="module")
+def predictor() -> SAM2VideoPredictor:
+    return build_predictor("hiera_t")
 
 
 @pytest.fixture(scope="module")
@@ -62,18 +68,22 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Frames]:
     return folder, frames
 
 
-def upstream_logits(predictor: SAM2VideoPredictor, folder: Path, **prompt: Any) -> list[Any]:
+def upstream_logits(
+    predictor: SAM2VideoPredictor, folder: Path, count: int = FRAMES, **prompt: Any
+) -> list[Any]:
     state = predictor.init_state(str(folder))
     predictor.add_new_points_or_box(state, frame_idx=0, obj_id=1, **prompt)
-    for _ in predictor.propagate_in_video(state):
+    for _ in predictor.propagate_in_video(state, max_frame_num_to_track=count - 1):
         pass
     outputs = state["output_dict_per_obj"][0]
     merged = outputs["cond_frame_outputs"] | outputs["non_cond_frame_outputs"]
-    return [merged[t]["pred_masks"][0, 0].numpy() for t in range(FRAMES)]
+    return [merged[t]["pred_masks"][0, 0].numpy() for t in range(count)]
 
 
-def our_logits(checkpoint: Path, frames: Frames, prompt: Prompt) -> list[Any]:
-    model = load_model("hiera_t", checkpoint=checkpoint, device="cpu", input_size=(SIZE, SIZE))
+def our_logits(
+    checkpoint: Path, frames: Frames, prompt: Prompt, variant: str = "hiera_t"
+) -> list[Any]:
+    model = load_model(variant, checkpoint=checkpoint, device="cpu", input_size=(SIZE, SIZE))
     tracker = PanoTracker(model, TrackerConfig(pano=False, long_frames=0))
     return [
         tracker.step(frame, [prompt] if t == 0 else ()).objects[1].logits
@@ -108,6 +118,25 @@ def test_stream_equals_the_video_predictor(
     spread = [float(np.std(logits)) for logits in expected]
     assert min(spread) > 1e-3, "the logits are constant; equality would mean nothing"
     assert max(difference) <= TOLERANCE, difference
+
+
+@pytest.mark.parametrize("variant", ["hiera_s", "hiera_b+", "hiera_l"])
+def test_the_larger_variants_equal_the_video_predictor(
+    variant: str, video: tuple[Path, Frames], tmp_path: Path
+) -> None:
+    """They differ from Hiera-T in the trunk only, so a few frames with memory tell."""
+    folder, frames = video
+    few = 4  # of the whole video: SAM2 scales the age of pointers by the length of a short one
+    larger = build_predictor(variant)
+    path = tmp_path / "weights.pt"
+    torch.save({"model": larger.state_dict()}, path)
+    expected = upstream_logits(larger, folder, few, points=[[120, 100]], labels=[1])
+    actual = our_logits(path, frames[:few], Prompt(1, points=[(120.5, 100.5)]), variant)
+    difference = [float(np.abs(a - b).max()) for a, b in zip(actual, expected, strict=True)]
+    assert min(float(np.std(logits)) for logits in expected) > 1e-3
+    assert max(difference) <= TOLERANCE, difference
+    with pytest.raises(CheckpointError, match=re.escape(f"it looks like {variant}")):
+        load_model("hiera_t", checkpoint=path, device="cpu", input_size=(SIZE, SIZE))
 
 
 @pytest.fixture(scope="module")
