@@ -180,7 +180,8 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         what = identify_file(path) or str(error)
         raise CheckpointError(f"{path} is not a readable weight file: {what}") from error
     except Exception as error:  # torch raises pickle.UnpicklingError, zipfile errors, and more
-        what = identify_file(path) or str(error)
+        # Not torch's own words: they advise to load the file unsafely.
+        what = identify_file(path) or "no torch file, or one with more in it than tensors"
         raise CheckpointError(f"{path} is not a safe torch weight file: {what}") from error
     found = loaded.get("model", loaded) if isinstance(loaded, dict) else None
     if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
