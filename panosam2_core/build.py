@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from collections.abc import Mapping
 from importlib import resources
@@ -13,7 +12,6 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from safetensors import SafetensorError, safe_open
 from sam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
 from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
 from sam2.modeling.memory_encoder import CXBlock, Fuser, MaskDownSampler, MemoryEncoder
@@ -22,20 +20,16 @@ from torch import Tensor, nn
 
 from panosam2_core.config import ModelConfig
 from panosam2_core.errors import CheckpointError, ConfigError
-from panosam2_core.identify import identify_file, identify_state
+from panosam2_core.identify import identify_network, identify_state
+from panosam2_core.key_report import KeyReport, compare_keys
 from panosam2_core.model import PanoSAM2
 from panosam2_core.nn.efficientnet_lite import EfficientNetLite0
 from panosam2_core.nn.position import GridRoPEAttention, LatitudeSine
+from panosam2_core.official import OFFICIAL_FILES, official_file
+from panosam2_core.weight_file import config_from_metadata, read_weights
 
 logger = logging.getLogger(__name__)
 
-# The names under which Meta publishes the weights of SAM2.1.
-OFFICIAL_FILES: Mapping[str, str] = {
-    "hiera_t": "sam2.1_hiera_tiny.pt",
-    "hiera_s": "sam2.1_hiera_small.pt",
-    "hiera_b+": "sam2.1_hiera_base_plus.pt",
-    "hiera_l": "sam2.1_hiera_large.pt",
-}
 # SAM2's variants differ in the image trunk only, which its yaml files describe.
 _SAM2 = ModelConfig(
     variant="hiera_t",
@@ -48,9 +42,10 @@ _SAM2 = ModelConfig(
 )
 VARIANTS: Mapping[str, ModelConfig] = {
     "nano": ModelConfig(),
-    **{name: dataclasses.replace(_SAM2, variant=name) for name in OFFICIAL_FILES},
+    **{file.variant: dataclasses.replace(_SAM2, variant=file.variant) for file in OFFICIAL_FILES},
 }
 NANO_WEIGHTS = "weights/nano.safetensors"
+HELP = "see `python -m panosam2_core.weights list`"
 # Parts that SAM2's checkpoints do not have; everything else must be there.
 NEW_PREFIXES = ("pano_decoder.", "lsmm.")
 # What SAM2.1's configuration switches on; read from its yaml for the Hiera variants.
@@ -89,8 +84,8 @@ def load_model(
 
     Args:
         variant: a key of :data:`VARIANTS`. ``nano`` comes with trained weights.
-        checkpoint: ``.safetensors`` written by this package, or Meta's ``.pt``. Needed for every
-            variant but ``nano``.
+        checkpoint: ``.safetensors`` written by this package, or Meta's ``.pt`` of SAM 2.0 or 2.1.
+            Needed for every variant but ``nano``.
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
         input_size: (height, width) the network sees, multiples of 32; ``None``: the variant's.
 
@@ -103,17 +98,66 @@ def load_model(
     """
     if variant not in VARIANTS:
         raise ConfigError(f"unknown variant {variant!r}; known: {', '.join(VARIANTS)}")
-    path = Path(checkpoint) if checkpoint else _shipped_weights(variant)
+    path = Path(checkpoint) if checkpoint else shipped_weights(variant)
     state, metadata = read_weights(path)
-    config = config_from_metadata(metadata) if metadata else VARIANTS[variant]
+    config = stored_config(state, metadata, source=str(path))
     if config.variant != variant:
-        raise CheckpointError(f"{path} holds {config.variant!r}, expected {variant!r}")
+        raise CheckpointError(
+            f"{path} holds {config.variant!r}, expected {variant!r}; choose the variant "
+            f"{config.variant!r}, or another file ({HELP})"
+        )
     model = build_model(config)
     load_state(model, state, source=str(path))
     if input_size is not None:
         model.set_input_size(input_size)
     model.eval().requires_grad_(False).to(resolve_device(device))
     return model
+
+
+def stored_config(
+    state: Mapping[str, Tensor], metadata: Mapping[str, str], *, source: str
+) -> ModelConfig:
+    """Tell which network a weight file is for.
+
+    Args:
+        state: names as in SAM2.
+        metadata: of the file; names the config if this package wrote it.
+        source: named in the error.
+
+    Returns:
+        The file's own config, else that of the variant and release its names belong to.
+
+    Raises:
+        CheckpointError: when neither tells, saying what the file is.
+    """
+    if "config" in metadata:
+        return config_from_metadata(metadata)
+    found = identify_network(state)
+    if found is None:
+        what = identify_state(state) or "weights of no network that is known here"
+        raise CheckpointError(f"{source} holds {what}; take one of Meta's files for SAM2 ({HELP})")
+    variant, release = found
+    return dataclasses.replace(VARIANTS[variant], release=release)
+
+
+def shipped_weights(variant: str) -> Path:
+    """Find the weights that come along.
+
+    Args:
+        variant: a key of :data:`VARIANTS`.
+
+    Returns:
+        The file.
+
+    Raises:
+        CheckpointError: for every variant but ``nano``, naming the file to get.
+    """
+    if variant != "nano":
+        raise CheckpointError(
+            f"variant {variant!r} needs checkpoint=PATH, for example of Meta's "
+            f"{official_file(variant).name}; only nano comes with weights ({HELP})"
+        )
+    return Path(str(resources.files("panosam2_core") / NANO_WEIGHTS))
 
 
 def build_model(config: ModelConfig) -> PanoSAM2:
@@ -156,40 +200,7 @@ def resolve_device(device: str) -> torch.device:
     return chosen
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a weight file without running anything in it.
-
-    Args:
-        path: ``.safetensors``, or ``.pt`` as published by Meta (``{"model": state}``).
-
-    Returns:
-        State dict, and the metadata of a safetensors file (empty for ``.pt``).
-
-    Raises:
-        CheckpointError: saying what the file is when it is not weights.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"no weight file at {path}")
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-                return state, dict(file.metadata() or {})
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        what = identify_file(path) or str(error)
-        raise CheckpointError(f"{path} is not a readable weight file: {what}") from error
-    except Exception as error:  # torch raises pickle.UnpicklingError, zipfile errors, and more
-        # Not torch's own words: they advise to load the file unsafely.
-        what = identify_file(path) or "no torch file, or one with more in it than tensors"
-        raise CheckpointError(f"{path} is not a safe torch weight file: {what}") from error
-    found = loaded.get("model", loaded) if isinstance(loaded, dict) else None
-    if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
-        raise CheckpointError(f"{path} holds no state dict (expected tensors by name)")
-    return found, {}
-
-
-def load_state(model: PanoSAM2, state: Mapping[str, Tensor], *, source: str) -> None:
+def load_state(model: PanoSAM2, state: Mapping[str, Tensor], *, source: str) -> KeyReport:
     """Load weights and refuse anything but the known differences.
 
     Args:
@@ -197,74 +208,27 @@ def load_state(model: PanoSAM2, state: Mapping[str, Tensor], *, source: str) -> 
         state: names as in SAM2, with or without the panoramic parts.
         source: named in the error.
 
+    Returns:
+        What was loaded and what is new.
+
     Raises:
-        CheckpointError: listing keys that are missing, unexpected or of another shape.
+        CheckpointError: naming keys that are missing, unexpected or of another shape.
     """
     own = model.state_dict()
-    missing = [k for k in own if k not in state and not k.startswith(NEW_PREFIXES)]
-    unexpected = [k for k in state if k not in own]
-    reshaped = [k for k in state if k in own and own[k].shape != state[k].shape]
-    if missing or unexpected or reshaped:
-        details = "; ".join(
-            f"{len(keys)} {what}, e.g. {keys[0]}"
-            for keys, what in (
-                (missing, "missing"),
-                (unexpected, "unexpected"),
-                (reshaped, "of another shape"),
-            )
-            if keys
-        )
+    report = compare_keys(own, state, NEW_PREFIXES)
+    if not report.fits:
+        faults = "; ".join(f"{len(k)} {what}, e.g. {k[0]}" for what, k in report.faults.items())
         found = identify_state(state)
-        hint = f"; it looks like {found}" if found and found != model.config.variant else ""
+        hint = f"; it looks like {found}" if found else ""
         raise CheckpointError(
-            f"{source} does not fit variant {model.config.variant!r}: {details} (keys){hint}"
+            f"{source} does not fit variant {model.config.variant!r}: {faults} (keys){hint}"
         )
-    new = [k for k in own if k not in state]
     model.load_state_dict({k: v.to(own[k].dtype) for k, v in state.items()}, strict=False)
-    if model.config.long_memory and "lsmm.time_embed" in new:
+    if "lsmm.time_embed" in report.new:
         model.reset_time_embed()
-    logger.info("loaded %d tensors from %s, %d new at identity", len(state), source, len(new))
-
-
-def config_to_metadata(config: ModelConfig) -> dict[str, str]:
-    """Model config as safetensors metadata.
-
-    Args:
-        config: of the saved network.
-
-    Returns:
-        ``{"config": json}``.
-    """
-    return {"config": json.dumps(dataclasses.asdict(config), sort_keys=True)}
-
-
-def config_from_metadata(metadata: Mapping[str, str]) -> ModelConfig:
-    """Inverse of :func:`config_to_metadata`.
-
-    Args:
-        metadata: of a safetensors file.
-
-    Returns:
-        The config.
-
-    Raises:
-        CheckpointError: when the metadata is not ours.
-    """
-    try:
-        fields = json.loads(metadata["config"])
-        fields["input_size"] = tuple(fields["input_size"])
-        return ModelConfig(**fields)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"weight file has no usable model config: {error}") from error
-
-
-def _shipped_weights(variant: str) -> Path:
-    if variant != "nano":
-        raise CheckpointError(
-            f"variant {variant!r} needs checkpoint=PATH, for example of Meta's "
-            f"{OFFICIAL_FILES[variant]}; only nano comes with weights"
-        )
-    return Path(str(resources.files("panosam2_core") / NANO_WEIGHTS))
+    loaded, new = len(report.loaded), len(report.new)
+    logger.info("loaded %d tensors from %s, %d new at identity", loaded, source, new)
+    return report
 
 
 def _build_nano(config: ModelConfig) -> PanoSAM2:
@@ -331,8 +295,9 @@ def _memory_attention(config: ModelConfig) -> MemoryAttention:
 
 
 def _build_hiera(config: ModelConfig) -> PanoSAM2:
-    name = f"sam2.1_{config.variant}.yaml"
-    with resources.as_file(resources.files("sam2") / "configs" / "sam2.1" / name) as path:
+    family = "sam2" if config.release == "2.0" else "sam2.1"
+    name = f"{family}_{config.variant}.yaml"
+    with resources.as_file(resources.files("sam2") / "configs" / family / name) as path:
         source = OmegaConf.load(path).model
     for layer in ("self_attention", "cross_attention"):
         attention = source.memory_attention.layer[layer]

@@ -13,6 +13,8 @@ class ModelConfig:
 
     Attributes:
         variant: ``nano``, ``hiera_t``, ``hiera_s``, ``hiera_b+`` or ``hiera_l``.
+        release: of SAM2 whose parts are built, ``2.1`` or ``2.0``. In 2.0 object pointers have no
+            time code, and the memory of an absent object has no mark. ``nano`` is built as 2.1.
         input_size: (height, width) the network sees, multiples of 32. Any frame is resized to it.
         width: channels of the memory-conditioned feature (SAM2: 256).
         memory_dim: channels of a memory map (SAM2: 64); ``width`` must be a multiple of it.
@@ -30,6 +32,7 @@ class ModelConfig:
     """
 
     variant: str = "nano"
+    release: str = "2.1"
     input_size: tuple[int, int] = (256, 512)
     width: int = 128
     memory_dim: int = 64
@@ -49,6 +52,8 @@ class ModelConfig:
             ConfigError: for a size the network cannot be built with.
         """
         check_input_size(self.input_size)
+        if self.release not in ("2.0", "2.1"):
+            raise ConfigError(f"release of SAM2 must be 2.0 or 2.1, got {self.release!r}")
         if self.width % self.memory_dim or self.width % 8:
             raise ConfigError(
                 f"width must be a multiple of 8 and of memory_dim={self.memory_dim}, "

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from panosam2_core.build import config_from_metadata, read_weights
+from panosam2_core.weight_file import config_from_metadata, read_weights
 
 
 def average(first: Path, second: Path, share: float, out: Path) -> None:

@@ -111,6 +111,8 @@ def _pointer_tokens(
     batch, count, width = stacked.shape
     pieces = width // model.mem_dim
     tokens = stacked.reshape(batch, count * pieces, model.mem_dim).transpose(0, 1)
+    if not model.add_tpos_enc_to_obj_ptrs:  # SAM 2.0
+        return tokens, torch.zeros_like(tokens)
     age = torch.tensor(ages, device=stacked.device) / reach
     codes = model.obj_ptr_tpos_proj(get_1d_sine_pe(age, dim=width).to(stacked.dtype))
     return tokens, codes.repeat_interleave(pieces, dim=1).transpose(0, 1)

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from panosam2_core.build import config_to_metadata
 from panosam2_core.model import PanoSAM2
+from panosam2_core.weight_file import write_weights
 
 
 def save_training_state(path: Path, state: dict[str, Any]) -> None:
@@ -37,7 +36,5 @@ def save_weights(
         state: weights to save (for example averaged ones).
         notes: further metadata (steps, seed, data).
     """
-    half = {k: v.detach().cpu().to(torch.float16).contiguous() for k, v in state.items()}
-    temporary = path.with_suffix(".tmp")
-    save_file(half, temporary, metadata={**config_to_metadata(model.config), **notes})
-    os.replace(temporary, path)
+    half = {key: value.to(torch.float16) for key, value in state.items()}
+    write_weights(path, half, model.config, notes)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from panosam2_core.build import VARIANTS, build_model, load_state, read_weights
+from panosam2_core.build import VARIANTS, build_model, load_state
 from panosam2_core.losses.criterion import FrameLoss
 from panosam2_core.model import PanoSAM2
 from panosam2_core.training.checkpoint import save_training_state, save_weights
@@ -24,6 +24,7 @@ from panosam2_core.training.imagenet import load_imagenet_trunk
 from panosam2_core.training.plan import Stage, TrainPlan
 from panosam2_core.training.rollout import PROMPT_KINDS, Schedule, rollout
 from panosam2_core.training.samples import Sample, SyntheticSamples
+from panosam2_core.weight_file import read_weights
 
 logger = logging.getLogger(__name__)
 

@@ -8,16 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from panosam2_core import CheckpointError, ConfigError, ModelConfig, load_model
-from panosam2_core.build import (
-    VARIANTS,
-    build_model,
-    config_from_metadata,
-    config_to_metadata,
-    read_weights,
-)
+from panosam2_core.build import VARIANTS, build_model
 from panosam2_core.training.checkpoint import save_weights
+from panosam2_core.weight_file import config_from_metadata, config_to_metadata, read_weights
 
 
 def test_shipped_nano_is_small_half_precision_and_has_a_model_card() -> None:
@@ -63,6 +59,7 @@ def test_files_that_are_not_weights_are_named(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=path.name) as caught:
             load_model("nano", checkpoint=path, device="cpu")
         assert "weights_only" not in str(caught.value)
+    assert "more in it than tensors" in str(caught.value), "a whole file is not called cut short"
 
 
 @pytest.mark.parametrize(
@@ -83,21 +80,50 @@ def test_what_came_in_place_of_weights_is_said(
         load_model("nano", checkpoint=path, device="cpu")
 
 
-def test_a_torch_file_that_broke_off_is_said(tmp_path: Path) -> None:
-    path = tmp_path / "weights.pt"
-    torch.save({"model": {"a": torch.zeros(10_000)}}, path)
-    path.write_bytes(path.read_bytes()[:20_000])
-    with pytest.raises(CheckpointError, match="whose end is missing"):
+@pytest.mark.parametrize(
+    ("name", "size", "told"),
+    [
+        ("weights.pt", 20_000, "a torch file whose end is missing"),
+        ("weights.safetensors", 20_000, "a safetensors file that is cut short"),
+        ("weights.safetensors", 40, "of which the most part is missing"),
+    ],
+)
+def test_a_download_that_broke_off_is_said(
+    tmp_path: Path, name: str, size: int, told: str
+) -> None:
+    path = tmp_path / name
+    state = {"a": torch.zeros(10_000)}
+    torch.save({"model": state}, path) if name.endswith(".pt") else save_file(state, path)
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(CheckpointError, match=told):
         load_model("nano", checkpoint=path, device="cpu")
+
+
+def test_a_wrong_ending_is_said(tmp_path: Path) -> None:
+    state = {"a": torch.zeros(10)}
+    torch.save({"model": state}, tmp_path / "torch.safetensors")
+    save_file(state, tmp_path / "safe.pt")
+    for name, told in (
+        ("torch.safetensors", r"end in \.pt"),
+        ("safe.pt", r"end in \.safetensors"),
+    ):
+        with pytest.raises(CheckpointError, match=told):
+            load_model("nano", checkpoint=tmp_path / name, device="cpu")
 
 
 def test_weights_of_other_networks_are_named(tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     sam1 = {"image_encoder.blocks.0.attn.rel_pos_h": torch.zeros(1)}
     trunk = {f"image_encoder.trunk.blocks.{i}.norm1.weight": torch.zeros(1) for i in range(12)}
-    for state, told in ((sam1, "SAM 1"), (trunk, "hiera_t of SAM 2.0")):
+    other = {"layer.weight": torch.zeros(1)}
+    for state, told in (
+        (sam1, "SAM 1, which has no memory"),
+        ({"vision_encoder.a": torch.zeros(1)}, "Hugging Face"),
+        (trunk, "'hiera_t', expected 'nano'"),
+        (other, "no network that is known here"),
+    ):
         torch.save({"model": state}, path)
-        with pytest.raises(CheckpointError, match=f"it looks like {told}"):
+        with pytest.raises(CheckpointError, match=f"holds .*{told}.*weights list"):
             load_model("nano", checkpoint=path, device="cpu")
 
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from panosam2_core import ConfigError, load_model
-from panosam2_core.build import read_weights
 from panosam2_core.training import loop
 from panosam2_core.training.loop import Trainer, learning_rate
 from panosam2_core.training.plan import Stage, TrainPlan, load_plan
 from panosam2_core.training.samples import SyntheticSamples
+from panosam2_core.weight_file import read_weights
 
 STAGE = Stage(
     name="tiny",
