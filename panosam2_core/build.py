@@ -131,7 +131,10 @@ def stored_config(
         CheckpointError: when neither tells, saying what the file is.
     """
     if "config" in metadata:
-        return config_from_metadata(metadata)
+        config = config_from_metadata(metadata)
+        if config.variant not in VARIANTS:
+            raise CheckpointError(f"{source} is for the unknown variant {config.variant!r}")
+        return config
     found = identify_network(state)
     if found is None:
         what = identify_state(state) or "weights of no network that is known here"

@@ -1,0 +1,1 @@
+"""The weights that come along, and a command line about weight files."""
