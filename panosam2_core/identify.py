@@ -34,7 +34,8 @@ def identify_file(path: Path) -> str:
         return "an empty file"
     if begin.startswith(b"PK\x03\x04"):
         return _identify_zip(path)
-    if begin[8:9] == b"{":  # the length of the header, then the header as JSON
+    # The length of the header in 8 bytes, the upper ones zero as in no text; then its JSON.
+    if begin[4:9] == b"\0\0\0\0{":
         return _identify_safetensors(path, int.from_bytes(begin[:8], "little"))
     return next((what for head, what in _BEGINNINGS.items() if text.startswith(head)), "")
 

@@ -67,6 +67,7 @@ def test_files_that_are_not_weights_are_named(tmp_path: Path) -> None:
     [
         (b"\n<!DOCTYPE html><html>404</html>", "an HTML or XML page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a Git LFS pointer"),
+        (b'{"abcd":{}}', "a JSON text"),
         (b"", "an empty file"),
     ],
 )
