@@ -79,6 +79,7 @@ def load_model(
     checkpoint: str | Path | None = None,
     device: str = "auto",
     input_size: tuple[int, int] | None = None,
+    precision: str = "auto",
 ) -> PanoSAM2:
     """Build a variant with its weights, ready for inference.
 
@@ -88,12 +89,14 @@ def load_model(
             Needed for every variant but ``nano``.
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
         input_size: (height, width) the network sees, multiples of 32; ``None``: the variant's.
+        precision: of the arithmetic; weights stay in float32. ``float32``, ``bfloat16``, or
+            ``auto``: bfloat16 on a GPU that has it, float32 elsewhere.
 
     Returns:
         The model in evaluation mode, without gradients.
 
     Raises:
-        ConfigError: for an unknown variant, device or size.
+        ConfigError: for an unknown variant, device, size or precision.
         CheckpointError: for a file that is missing, unreadable or of another variant.
     """
     if variant not in VARIANTS:
@@ -110,7 +113,9 @@ def load_model(
     load_state(model, state, source=str(path))
     if input_size is not None:
         model.set_input_size(input_size)
-    model.eval().requires_grad_(False).to(resolve_device(device))
+    chosen = resolve_device(device)
+    model.eval().requires_grad_(False).to(chosen)
+    model.precision = resolve_precision(precision, chosen)
     return model
 
 
@@ -201,6 +206,26 @@ def resolve_device(device: str) -> torch.device:
             "use 'cpu' or 'auto'"
         )
     return chosen
+
+
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
+    """Turn the name of a precision into the type that arithmetic runs in.
+
+    Args:
+        precision: ``auto``, ``float32`` or ``bfloat16``.
+        device: that it runs on.
+
+    Returns:
+        ``torch.float32`` or ``torch.bfloat16``.
+
+    Raises:
+        ConfigError: for another name.
+    """
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise ConfigError(f"precision must be auto, float32 or bfloat16, got {precision!r}")
+    fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    half = precision == "bfloat16" or (precision == "auto" and fast)
+    return torch.bfloat16 if half else torch.float32
 
 
 def load_state(model: PanoSAM2, state: Mapping[str, Tensor], *, source: str) -> KeyReport:

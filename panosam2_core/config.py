@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from panosam2_core.errors import ConfigError
@@ -23,6 +24,9 @@ class ModelConfig:
         decoder_mlp: hidden width of the decoder's token MLPs (SAM2: 2048).
         pano_decoder: PC blocks and previous-mask fusion (paper 3.1). Off: SAM2's decoder.
         long_memory: the long-short memory module (paper 3.2). Off: SAM2's tokens.
+        pseudo_frames: what that module makes: ``long``, a pseudo memory map per long-term frame,
+            or ``short``, one per short-term frame. The paper's text allows both; ``long`` needs
+            a third of the tokens.
         yaw_true: position codes that do not know the absolute yaw: sine codes constant in x,
             harmonic RoPE in x, and a decoder code centred on each object. Paper silent; chosen
             because a network trained this way from the start cannot tell where the seam is.
@@ -41,6 +45,7 @@ class ModelConfig:
     decoder_mlp: int = 512
     pano_decoder: bool = True
     long_memory: bool = True
+    pseudo_frames: str = "long"
     yaw_true: bool = True
     num_memory_maps: int = 7
     num_pointers: int = 16
@@ -54,6 +59,8 @@ class ModelConfig:
         check_input_size(self.input_size)
         if self.release not in ("2.0", "2.1"):
             raise ConfigError(f"release of SAM2 must be 2.0 or 2.1, got {self.release!r}")
+        if self.pseudo_frames not in ("long", "short"):
+            raise ConfigError(f"pseudo_frames must be long or short, got {self.pseudo_frames!r}")
         if self.width % self.memory_dim or self.width % 8:
             raise ConfigError(
                 f"width must be a multiple of 8 and of memory_dim={self.memory_dim}, "
@@ -66,7 +73,11 @@ class TrackerConfig:
     """How one stream is followed.
 
     Attributes:
-        pano: the frames are full 360-degree panoramas whose left and right edges meet.
+        pano: the frames are equirectangular panoramas. Off: of an ordinary camera, and results
+            have no directions.
+        hfov_deg: degrees that the columns of a panorama span, in (0, 360]. Under 360 the left
+            and right edges do not meet; degrees per row are then those per column, and the
+            middle row is the horizon.
         mask_threshold: logit above which a pixel belongs to an object.
         occluded_below: visibility (0..1) under which an object counts as not visible.
         lost_after_frames: frames out of sight after which an occluded object counts as lost.
@@ -81,6 +92,7 @@ class TrackerConfig:
     """
 
     pano: bool = True
+    hfov_deg: float = 360.0
     mask_threshold: float = 0.0
     occluded_below: float = 0.5
     lost_after_frames: int = 60
@@ -98,6 +110,8 @@ class TrackerConfig:
         Raises:
             ConfigError: naming the field, its range and the value.
         """
+        if not 0 < self.hfov_deg <= 360:
+            raise ConfigError(f"hfov_deg must be in (0, 360], got {self.hfov_deg}")
         ranges = {
             "occluded_below": (0.0, 1.0),
             "lost_after_frames": (0, 10**9),
@@ -110,6 +124,16 @@ class TrackerConfig:
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
                 raise ConfigError(f"{name} must be in [{low}, {high}], got {getattr(self, name)}")
+
+    @property
+    def wraps(self) -> bool:
+        """Whether the left and right edges of a frame meet."""
+        return self.pano and self.hfov_deg == 360
+
+    @property
+    def hfov(self) -> float:
+        """Radians that the columns of a panorama span."""
+        return math.radians(self.hfov_deg)
 
 
 def check_input_size(size_hw: tuple[int, int]) -> None:

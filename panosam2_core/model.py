@@ -31,6 +31,7 @@ from panosam2_core.nn.wrap import wrapped
 
 STRIDE = 16  # pixels per token
 MASK_STRIDE = 4  # pixels per logit of a decoded mask
+PREVIOUS_LIMIT = 32.0  # SAM2 clamps the logits of a mask that is corrected
 FUSER_REACH = 6  # tokens: the memory encoder's two 7x7 convolutions see three each
 DOWNSAMPLER_REACH = 1  # tokens: its four stride-2 convolutions see 15 pixels
 
@@ -128,6 +129,7 @@ class PanoSAM2(SAM2Base):  # type: ignore[misc]
         **parts: Any,
     ) -> None:
         self.config = config
+        self.precision = torch.float32
         super().__init__(image_size=config.input_size, **parts)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean)[:, None, None], False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std)[:, None, None], False)
@@ -142,7 +144,8 @@ class PanoSAM2(SAM2Base):  # type: ignore[misc]
                 }
             )
         if config.long_memory:
-            self.lsmm = LongShortMemory(width, config.memory_dim)
+            short = config.pseudo_frames == "short"
+            self.lsmm = LongShortMemory(width, config.memory_dim, per_short_frame=short)
             self.reset_time_embed()
         self.set_input_size(config.input_size)
 
@@ -205,6 +208,12 @@ class PanoSAM2(SAM2Base):  # type: ignore[misc]
         """Start the pseudo maps' time code at that of SAM2's oldest slot."""
         with torch.no_grad():
             self.lsmm.time_embed.copy_(self.maskmem_tpos_enc[self.num_maskmem - 2, 0, 0])
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which frames are to be run, after ``self.precision``."""
+        reduced = self.precision is not torch.float32
+        device = self.pixel_mean.device.type
+        return torch.autocast(device, dtype=torch.bfloat16, enabled=reduced)
 
     def normalize(self, frames: Tensor, *, pano: bool) -> Tensor:
         """Resize and scale raw frames on their device.
@@ -307,6 +316,7 @@ class PanoSAM2(SAM2Base):  # type: ignore[misc]
         features: ImageFeatures,
         prompts: PointPrompts | None = None,
         centers: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Decoded:
         """Predict masks.
 
@@ -316,6 +326,7 @@ class PanoSAM2(SAM2Base):  # type: ignore[misc]
             prompts: clicks or box corners, ``None`` while tracking.
             centers: (B,) long, token column that the position code takes for the middle of the
                 panorama; ``None``: the middle. A box across the seam needs one away from it.
+            mask: (B, 1, 4h, 4w) logits of a mask that the prompts correct.
 
         Returns:
             The chosen mask, and all that were eligible.
@@ -323,7 +334,11 @@ class PanoSAM2(SAM2Base):  # type: ignore[misc]
         batch = len(conditioned)
         shift = self._shift_tokens(centers, batch, conditioned.device)
         sparse = self._embed_points(prompts, shift, batch)
-        dense = self.sam_prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        if mask is None:
+            dense = self.sam_prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        else:  # its convolutions do not overlap, so there is no seam to wrap
+            limited = mask.clamp(-PREVIOUS_LIMIT, PREVIOUS_LIMIT)
+            dense = self.sam_prompt_encoder.mask_downscaling(limited)
         found = self.sam_mask_decoder.candidates(
             conditioned + dense, self._position(shift), sparse, features.skips
         )

@@ -28,6 +28,10 @@ class Prompt:
         box: ``(x0, y0, x1, y1)``. ``x1 < x0`` or ``x1 > W`` means that the box runs across the
             panorama's seam to the right.
         mask: ``(H, W)`` array, non-zero = object. Excludes points and box.
+        refine: correct what the tracker sees of a known object on this frame, instead of saying
+            afresh what the object is: the points and box are read together with the object's
+            memory and its predicted mask, as in SAM2's interactive correction. Needs points or a
+            box; all points may be beside the object.
         label: free text carried to the results.
     """
 
@@ -37,6 +41,7 @@ class Prompt:
     box: tuple[float, float, float, float] | None = None
     mask: npt.NDArray[np.generic] | None = None
     label: str = ""
+    refine: bool = False
 
 
 def check_prompt(prompt: Prompt, size_hw: tuple[int, int], *, pano: bool) -> None:
@@ -63,6 +68,8 @@ def check_prompt(prompt: Prompt, size_hw: tuple[int, int], *, pano: bool) -> Non
             "a prompt needs points and/or a box, or else a mask; got "
             + ("both" if all(kinds) else "neither"),
         )
+    if prompt.refine and prompt.mask is not None:
+        raise PromptError("BAD_COORDS", "a correction (refine) needs points and/or a box")
     _check_points(prompt, size_hw)
     if prompt.box is not None:
         _check_box(prompt.box, size_hw, pano=pano)
@@ -80,7 +87,8 @@ def _check_points(prompt: Prompt, size_hw: tuple[int, int]) -> None:
         )
     if any(label not in (0, 1) for label in prompt.labels):
         raise PromptError("BAD_COORDS", f"labels must be 0 or 1, got {list(prompt.labels)}")
-    if len(prompt.labels) and prompt.box is None and 1 not in prompt.labels:
+    names_object = prompt.box is not None or prompt.refine
+    if len(prompt.labels) and not names_object and 1 not in prompt.labels:
         raise PromptError("BAD_COORDS", "at least one point must be on the object (label 1)")
     for point in prompt.points:
         if len(point) != 2:

@@ -43,6 +43,8 @@ class ObjectResult:
         angular_height: likewise in local latitude.
         age: frames since the object was added (0 on that frame).
         frames_since_seen: 0 when visible.
+        long_term_frames: indices of the long-term frames that this mask was made with, oldest
+            first (paper 3.2); empty on a prompted frame and where there are none yet.
     """
 
     object_id: int
@@ -64,6 +66,7 @@ class ObjectResult:
     angular_height: float
     age: int
     frames_since_seen: int
+    long_term_frames: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

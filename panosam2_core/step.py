@@ -74,6 +74,55 @@ def propagate(
     Returns:
         The decoded masks.
     """
+    conditioned, centers = _track(model, features, memories, long_draws, frame, pano=pano)
+    return model.decode(conditioned, features, None, centers)
+
+
+def correct(
+    model: PanoSAM2,
+    features: ImageFeatures,
+    memories: Sequence[ObjectMemory],
+    long_draws: LongDraws,
+    frame: int,
+    prompts: PointPrompts,
+    *,
+    pano: bool,
+) -> Decoded:
+    """Find B known objects on a new frame, with the user's clicks on what was found.
+
+    SAM2's interactive correction: the decoder gets the clicks, the memory and its own first
+    answer as a mask.
+
+    Args:
+        model: the network.
+        features: of B objects.
+        memories: of the same objects, of equal layout.
+        long_draws: long-term entries per object, lists of equal length.
+        frame: index of the frame.
+        prompts: one row per object.
+        pano: circular columns.
+
+    Returns:
+        The corrected masks.
+    """
+    conditioned, centers = _track(model, features, memories, long_draws, frame, pano=pano)
+    if centers is None:
+        centers = _prompt_centers(model, prompts, pano=pano)
+    found = model.decode(conditioned, features, None, centers)
+    mask = model.gate(found.logits, found.object_logit)
+    return model.decode(conditioned, features, prompts, centers, mask)
+
+
+def _track(
+    model: PanoSAM2,
+    features: ImageFeatures,
+    memories: Sequence[ObjectMemory],
+    long_draws: LongDraws,
+    frame: int,
+    *,
+    pano: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Memory-conditioned features, and the columns that the position code is centred on."""
     tokens = pack(model, memories, long_draws, frame)
     previous = [memory.previous_mask for memory in memories if memory.previous_mask is not None]
     conditioned = model.condition(
@@ -82,7 +131,7 @@ def propagate(
     centers = None
     if model.config.yaw_true and pano:
         centers = torch.stack([m.center for m in memories if m.center is not None])
-    return model.decode(conditioned, features, None, centers)
+    return conditioned, centers
 
 
 def remember(

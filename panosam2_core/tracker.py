@@ -23,11 +23,11 @@ from panosam2_core.geometry.erp import resize_wrap
 from panosam2_core.geometry.region import RegionMeasure, measure
 from panosam2_core.memory.bank import FrameMemory, LongTermEntry, ObjectMemory
 from panosam2_core.memory.sampling import best_spaced, draw_by_visibility
-from panosam2_core.memory.tokens import layout
+from panosam2_core.memory.tokens import LongDraws, layout
 from panosam2_core.model import MASK_STRIDE, Decoded, ImageFeatures, PanoSAM2, PointPrompts
 from panosam2_core.prompts import Prompt, box_span, check_prompt
 from panosam2_core.results import FrameResult, ObjectResult, ObjectState
-from panosam2_core.step import prompt_masks, prompt_points, propagate, remember
+from panosam2_core.step import correct, prompt_masks, prompt_points, propagate, remember
 
 
 @dataclass
@@ -52,6 +52,7 @@ class _Prediction:
     logits: Tensor  # (1, 4h, 4w)
     score: Tensor
     object_logit: Tensor
+    drawn: Sequence[LongTermEntry]
 
 
 @dataclass
@@ -91,7 +92,6 @@ class PanoTracker:
         """Forget all objects and start counting frames at 0."""
         self._tracks: dict[int, _Track] = {}
         self._frame_index = -1
-        self._generator = np.random.default_rng(self.config.seed)
 
     def remove(self, object_id: int) -> None:
         """Stop tracking one object; the others are not affected.
@@ -122,9 +122,8 @@ class PanoTracker:
         Returns:
             What :meth:`restore` takes; the model is not in it.
         """
-        state = (self._frame_index, self._tracks, self._generator.bit_generator.state)
         file = io.BytesIO()
-        torch.save(state, file)
+        torch.save((self._frame_index, self._tracks), file)
         return file.getvalue()
 
     def restore(self, snapshot: bytes) -> int:
@@ -141,16 +140,14 @@ class PanoTracker:
         """
         try:
             with torch.serialization.safe_globals(_SNAPSHOT_TYPES):
-                index, tracks, draws = torch.load(
+                index, tracks = torch.load(
                     io.BytesIO(snapshot),
                     map_location=self.model.pixel_mean.device,
                     weights_only=True,
                 )
-            generator = np.random.default_rng()
-            generator.bit_generator.state = draws
         except Exception as error:  # torch names no exceptions for what damaged files do to it
             raise SnapshotError(f"the saved state cannot be read: {error}") from error
-        self._frame_index, self._tracks, self._generator = index, tracks, generator
+        self._frame_index, self._tracks = index, tracks
         return self._frame_index + 1
 
     def check_prompt(self, prompt: Prompt, size_hw: tuple[int, int]) -> None:
@@ -162,10 +159,17 @@ class PanoTracker:
 
         Raises:
             PromptError: as :func:`panosam2_core.prompts.check_prompt`, and
-                ``TOO_MANY_OBJECTS`` when a new id exceeds ``config.max_objects``.
+                ``TOO_MANY_OBJECTS`` when a new id exceeds ``config.max_objects``,
+                ``UNKNOWN_ID`` for a correction of an object that is not tracked.
         """
-        check_prompt(prompt, size_hw, pano=self.config.pano)
+        check_prompt(prompt, size_hw, pano=self.config.wraps)
         new = prompt.object_id not in self._tracks
+        if new and prompt.refine:
+            raise PromptError(
+                "UNKNOWN_ID",
+                f"object {prompt.object_id} cannot be corrected (refine): it is not tracked; "
+                f"tracked are {list(self._tracks)}",
+            )
         if new and len(self._tracks) >= self.config.max_objects:
             raise PromptError(
                 "TOO_MANY_OBJECTS",
@@ -193,13 +197,14 @@ class PanoTracker:
         with clock.stage("preprocess"):
             upload = torch.from_numpy(np.ascontiguousarray(frame)).to(self.model.pixel_mean.device)
             frames = upload.permute(2, 0, 1)[None]
-            images = self.model.normalize(frames, pano=self.config.pano)
-        with clock.stage("encode"):
-            features = self.model.encode_image(images, pano=self.config.pano)
-        self._frame_index += 1
-        prompted = [self._apply(prompt, features, size_hw, clock) for prompt in prompts]
-        fresh = {prediction.track.object_id for prediction in prompted}
-        tracked = self._propagate([i for i in self._tracks if i not in fresh], features, clock)
+            images = self.model.normalize(frames, pano=self.config.wraps)
+        with self.model.autocast():
+            with clock.stage("encode"):
+                features = self.model.encode_image(images, pano=self.config.wraps)
+            self._frame_index += 1
+            prompted = [self._apply(prompt, features, size_hw, clock) for prompt in prompts]
+            fresh = {prediction.track.object_id for prediction in prompted}
+            tracked = self._propagate([i for i in self._tracks if i not in fresh], features, clock)
         predictions = {p.track.object_id: p for p in (*prompted, *tracked)}
         with clock.stage("postprocess"):
             return self._report([predictions[i] for i in self._tracks], size_hw, clock)
@@ -222,20 +227,33 @@ class PanoTracker:
         self, prompt: Prompt, features: ImageFeatures, size_hw: tuple[int, int], clock: _Clock
     ) -> _Prediction:
         """Segment a prompted object and start or continue its track."""
-        pano = self.config.pano
-        with clock.stage("decode"):
-            if prompt.mask is not None:
-                masks = self._mask_input(prompt.mask)
-                decoded = prompt_masks(self.model, features, masks, pano=pano)
-            else:
-                points = self._point_input(prompt, size_hw)
-                decoded = prompt_points(self.model, features, points, pano=pano)
         track = self._tracks.get(prompt.object_id) or self._new_track(prompt)
-        prediction = self._remember([track], features, decoded, clock, prompted=True)[0]
+        draw = self._draw(track) if prompt.refine else ()
+        with clock.stage("decode"):
+            decoded = self._decode_prompt(prompt, track, draw, features, size_hw)
+        prediction = self._remember([track], [draw], features, decoded, clock, prompted=True)[0]
         # Only now: an object whose memory could not be made must not be there on the next frame.
         track.label = prompt.label or track.label
         self._tracks[prompt.object_id] = track
         return prediction
+
+    def _decode_prompt(
+        self,
+        prompt: Prompt,
+        track: _Track,
+        draw: Sequence[LongTermEntry],
+        features: ImageFeatures,
+        size_hw: tuple[int, int],
+    ) -> Decoded:
+        pano = self.config.wraps
+        if prompt.mask is not None:
+            masks = self._mask_input(prompt.mask)
+            return prompt_masks(self.model, features, masks, pano=pano)
+        points = self._point_input(prompt, size_hw)
+        if prompt.refine:
+            now = self._frame_index
+            return correct(self.model, features, [track.memory], [draw], now, points, pano=pano)
+        return prompt_points(self.model, features, points, pano=pano)
 
     def _new_track(self, prompt: Prompt) -> _Track:
         memory = ObjectMemory(
@@ -261,7 +279,7 @@ class PanoTracker:
             # Shares of area: a thing smaller than a pixel of the model keeps its largest share.
             resized = F.interpolate(full, (height, width), mode="area")
         else:
-            resized = resize_wrap(full, (height, width), pano=self.config.pano)
+            resized = resize_wrap(full, (height, width), pano=self.config.wraps)
         found = (resized >= resized.max().clamp(max=0.5)).float()
         if F.avg_pool2d(found, MASK_STRIDE).max() <= 0.5:
             # Smaller than a pixel of the decoded masks: take the whole of that pixel.
@@ -279,7 +297,7 @@ class PanoTracker:
             labels += [2, 3]
         points = [(float(u), float(v)) for u, v in prompt.points]
         labels += [int(i) for i in prompt.labels] or [1] * len(points)
-        if self.config.pano and points:
+        if self.config.wraps and points:
             # Each click on the copy of the panorama that is nearest to the box or first click.
             anchor = (xy[0][0] + xy[1][0]) / 2 if xy else points[0][0]
             points = [
@@ -302,11 +320,11 @@ class PanoTracker:
         groups: dict[object, list[tuple[_Track, Sequence[LongTermEntry]]]] = defaultdict(list)
         for object_id in object_ids:
             track = self._tracks[object_id]
-            draw = self._draw(track.memory)
+            draw = self._draw(track)
             groups[layout(track.memory, draw)].append((track, draw))
         predictions: list[_Prediction] = []
         for group in groups.values():
-            tracks = [track for track, _ in group]
+            tracks, draws = [track for track, _ in group], [draw for _, draw in group]
             index = torch.zeros(len(group), dtype=torch.long, device=features.top.device)
             shared = features.select(index)
             with clock.stage("track"):
@@ -314,24 +332,28 @@ class PanoTracker:
                     self.model,
                     shared,
                     [track.memory for track in tracks],
-                    [draw for _, draw in group],
+                    draws,
                     self._frame_index,
-                    pano=self.config.pano,
+                    pano=self.config.wraps,
                 )
-            predictions += self._remember(tracks, shared, decoded, clock, prompted=False)
+            predictions += self._remember(tracks, draws, shared, decoded, clock, prompted=False)
         return predictions
 
-    def _draw(self, memory: ObjectMemory) -> Sequence[LongTermEntry]:
+    def _draw(self, track: _Track) -> Sequence[LongTermEntry]:
+        memory, now = track.memory, self._frame_index
         if not (self.config.long_frames and self.model.config.long_memory and memory.recent):
             return ()
-        candidates = memory.long_candidates(self._frame_index)
+        candidates = memory.long_candidates(now)
         if self.config.seed is None:
             return best_spaced(candidates, self.config.long_frames, self.config.long_spacing)
-        return draw_by_visibility(candidates, self.config.long_frames, self._generator)
+        # Of its own per object and frame: what is drawn for one does not hang on the others.
+        generator = np.random.default_rng((self.config.seed, track.object_id, now))
+        return draw_by_visibility(candidates, self.config.long_frames, generator)
 
     def _remember(
         self,
         tracks: Sequence[_Track],
+        draws: LongDraws,
         features: ImageFeatures,
         decoded: Decoded,
         clock: _Clock,
@@ -346,7 +368,7 @@ class PanoTracker:
                 decoded,
                 self._frame_index,
                 prompted=prompted,
-                pano=self.config.pano,
+                pano=self.config.wraps,
                 map_dtype=torch.bfloat16 if self.config.half_maps else torch.float32,
             )
             logits = decoded.object_logit[:, 0].tolist()
@@ -354,7 +376,9 @@ class PanoTracker:
                 entry = LongTermEntry(self._frame_index, decoded.pointer[i], logits[i])
                 track.memory.remember_long(entry)
         return [
-            _Prediction(track, decoded.logits[i], decoded.score[i], decoded.object_logit[i, 0])
+            _Prediction(
+                track, decoded.logits[i], decoded.score[i], decoded.object_logit[i, 0], draws[i]
+            )
             for i, track in enumerate(tracks)
         ]
 
@@ -365,7 +389,7 @@ class PanoTracker:
         highest = torch.full(size_hw, -torch.inf, device=self.model.pixel_mean.device)
         objects: dict[int, ObjectResult] = {}
         for prediction in predictions:
-            full = resize_wrap(prediction.logits[None], size_hw, pano=self.config.pano)[0, 0]
+            full = resize_wrap(prediction.logits[None], size_hw, pano=self.config.wraps)[0, 0]
             result = self._object_result(prediction, full)
             objects[result.object_id] = result
             if result.state is ObjectState.VISIBLE:
@@ -379,7 +403,11 @@ class PanoTracker:
         logit = float(prediction.object_logit)
         visibility = 1 / (1 + float(np.exp(-logit)))
         mask = (full > config.mask_threshold).cpu().numpy()
-        region = measure(mask, config.pano) if visibility >= config.occluded_below else None
+        region = (
+            measure(mask, config.pano, config.hfov)
+            if visibility >= config.occluded_below
+            else None
+        )
         if region is None:
             mask = np.zeros(mask.shape, np.bool_)
         else:
@@ -398,6 +426,7 @@ class PanoTracker:
             mask_score=float(prediction.score),
             age=self._frame_index - track.added,
             frames_since_seen=unseen,
+            long_term_frames=tuple(entry.frame for entry in prediction.drawn),
             **(_NOWHERE if region is None else dict(_fields(region))),
         )
 

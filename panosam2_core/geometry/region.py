@@ -60,14 +60,25 @@ class RegionMeasure:
     angular_height: float
 
 
+def _pitch(size_hw: tuple[int, int], hfov: float) -> tuple[float, float]:
+    """Radians per column and per row."""
+    height, width = size_hw
+    per_column = hfov / width
+    return per_column, math.pi / height if hfov == _FULL_TURN else per_column
+
+
 @lru_cache(maxsize=8)
-def _tables(height: int, width: int) -> tuple[npt.NDArray[np.float32], _Floats, _Floats]:
+def _tables(
+    size_hw: tuple[int, int], hfov: float
+) -> tuple[npt.NDArray[np.float32], _Floats, _Floats]:
     """``(W, 3)`` columns (1, cos lon, -sin lon), ``(H, 2)`` (cos, sin) lat, ``(H,)`` sr."""
-    lon = (np.arange(width) + 0.5 - 0.5 * width) * (_FULL_TURN / width)
-    lat = (0.5 * height - 0.5 - np.arange(height)) * (math.pi / height)
+    height, width = size_hw
+    per_column, per_row = _pitch(size_hw, hfov)
+    lon = (np.arange(width) + 0.5 - 0.5 * width) * per_column
+    lat = (0.5 * height - 0.5 - np.arange(height)) * per_row
     columns = np.stack((np.ones(width), np.cos(lon), -np.sin(lon)), axis=1).astype(np.float32)
     rows = np.stack((np.cos(lat), np.sin(lat)), axis=1)
-    solid = rows[:, 0] * (4.0 * math.pi / width * math.sin(0.5 * math.pi / height))
+    solid = rows[:, 0] * (2.0 * per_column * math.sin(0.5 * per_row))
     return columns, rows, solid
 
 
@@ -118,12 +129,16 @@ def _planar(area: int, box: tuple[int, int, int, int]) -> RegionMeasure:
 
 
 def _on_sphere(
-    block: npt.NDArray[np.bool_], box: tuple[int, int, int, int], size_hw: tuple[int, int]
+    block: npt.NDArray[np.bool_],
+    box: tuple[int, int, int, int],
+    size_hw: tuple[int, int],
+    hfov: float,
 ) -> RegionMeasure:
     """Measure of a panorama's mask from its bounding block."""
     height, width = size_hw
     x, y, w, h = box
-    columns, rows, solid = _tables(height, width)
+    per_column, per_row = _pitch(size_hw, hfov)
+    columns, rows, solid = _tables(size_hw, hfov)
     # (h, 3) per row: number of pixels, sums of cos lon and of -sin lon. Counts stay exact.
     sums = (block.astype(np.float32) @ columns.take(range(x, x + w), 0, mode="wrap")).astype(
         np.float64
@@ -141,23 +156,27 @@ def _on_sphere(
     bearing = mean / length if length > _MIN_MEAN * total else np.zeros(3)
     lon, lat = math.atan2(bearing[1], bearing[0]), math.asin(max(-1.0, min(1.0, bearing[2])))
     if length < _MIN_MEAN_EXTENT * total:
-        extent = (_FULL_TURN, h * math.pi / height)
+        extent = (_FULL_TURN, h * per_row)
     else:
         u, v = _outline(block)
-        u = (u + (x - 0.5 * width)) * (_FULL_TURN / width)
-        v = ((0.5 * height - y) - v) * (math.pi / height)
+        u = (u + (x - 0.5 * width)) * per_column
+        v = ((0.5 * height - y) - v) * per_row
         extent = _extents(u, v, -lon, lat)
-    crosses = x + w > width or w == width
+    crosses = hfov == _FULL_TURN and (x + w > width or w == width)
     area = int(sums[:, 0].sum())
     return RegionMeasure(area, total, crosses, box, bearing, lon, lat, *extent)
 
 
-def measure(mask: npt.NDArray[np.bool_], pano: bool) -> RegionMeasure | None:
+def measure(
+    mask: npt.NDArray[np.bool_], pano: bool, hfov: float = _FULL_TURN
+) -> RegionMeasure | None:
     """Measure a mask.
 
     Args:
         mask: ``(H, W)`` bool mask of one object.
-        pano: Whether the image is an equirectangular panorama whose left and right edges meet.
+        pano: Whether the image is an equirectangular panorama.
+        hfov: Radians that its columns span. Under 2 pi the left and right edges do not meet; a
+            row then spans as much as a column, and the middle row is the horizon.
 
     Returns:
         The measures, or None for an empty mask.
@@ -176,9 +195,9 @@ def measure(mask: npt.NDArray[np.bool_], pano: bool) -> RegionMeasure | None:
     y, h = int(rows[0]), int(rows[-1] - rows[0]) + 1
     band = mask[y : y + h]
     occupied: npt.NDArray[np.bool_] = np.logical_or.reduce(band, axis=0)
-    x, w = _circular_interval(occupied, pano)
+    x, w = _circular_interval(occupied, pano and hfov == _FULL_TURN)
     over = x + w - mask.shape[1]
     block = band[:, x : x + w] if over <= 0 else np.hstack((band[:, x:], band[:, :over]))
     if not pano:
         return _planar(int(np.count_nonzero(block)), (x, y, w, h))
-    return _on_sphere(block, (x, y, w, h), (mask.shape[0], mask.shape[1]))
+    return _on_sphere(block, (x, y, w, h), (mask.shape[0], mask.shape[1]), hfov)

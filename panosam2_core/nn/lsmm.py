@@ -18,10 +18,13 @@ class LongShortMemory(nn.Module):
     Args:
         pointer_dim: C of the object pointers.
         map_dim: D of the memory maps.
+        per_short_frame: give one pseudo map per short-term frame instead of one per long-term
+            frame (``pseudo_frames="short"``).
     """
 
-    def __init__(self, pointer_dim: int, map_dim: int) -> None:
+    def __init__(self, pointer_dim: int, map_dim: int, *, per_short_frame: bool = False) -> None:
         super().__init__()
+        self.per_short_frame = per_short_frame
         self.query = nn.Linear(pointer_dim, pointer_dim, bias=False)
         self.key = nn.Linear(pointer_dim, pointer_dim, bias=False)
         self.modulation = nn.Sequential(
@@ -37,7 +40,7 @@ class LongShortMemory(nn.Module):
             last.bias.copy_(torch.cat([torch.ones(map_dim), torch.zeros(map_dim)]))  # type: ignore
 
     def forward(self, long_pointers: Tensor, short_pointers: Tensor, short_maps: Tensor) -> Tensor:
-        """Build one pseudo map per long-term pointer.
+        """Build the pseudo maps.
 
         Args:
             long_pointers: (B, N_l, C).
@@ -45,11 +48,19 @@ class LongShortMemory(nn.Module):
             short_maps: (B, N_s, D, h, w).
 
         Returns:
-            (B, N_l, D, h, w).
+            (B, N_l, D, h, w), or (B, N_s, D, h, w) per short-term frame: there each map is
+            weighted by N_s times the attention it gets on average, and modulated by the mean
+            pointer, so that both forms are at the scale of one map.
         """
         query, key = self.query(long_pointers), self.key(short_pointers)
         affinity = query @ key.transpose(1, 2) / math.sqrt(query.shape[-1])
-        mean = torch.einsum("bls,bsdhw->bldhw", affinity.softmax(dim=-1), short_maps)
+        attention = affinity.softmax(dim=-1)
+        if self.per_short_frame:
+            share = attention.mean(dim=1) * short_maps.shape[1]
+            mean = share[..., None, None, None] * short_maps
+            long_pointers = long_pointers.mean(dim=1, keepdim=True)
+        else:
+            mean = torch.einsum("bls,bsdhw->bldhw", attention, short_maps)
         gamma, beta = self.modulation(long_pointers)[..., None, None].chunk(2, dim=2)
         pseudo: Tensor = gamma * mean + beta
         return pseudo
