@@ -8,13 +8,12 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
-import torch
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Point, Vector3
 from std_msgs.msg import Header
 
 from panosam2_core import FrameResult, ObjectResult, ObjectState, Prompt, PromptError
-from panosam2_core.geometry.erp import bearing_to_ray, ray_to_pixel
+from panosam2_core.prompting import label_image_prompts, pixel_of_bearing, pixel_of_lonlat
 from panosam2_ros.images import ImageError, to_image, to_labels
 from panosam2_ros.msg import Prompt as PromptMsg
 from panosam2_ros.msg import TrackedObject, TrackedObjectArray
@@ -27,14 +26,15 @@ _INSIDE = 1e-3
 
 
 def to_prompts(
-    msg: PromptMsg, size_hw: tuple[int, int], *, pano: bool, free_ids: Iterator[int]
+    msg: PromptMsg, size_hw: tuple[int, int], *, hfov: float | None, free_ids: Iterator[int]
 ) -> list[Prompt]:
-    """Reads a prompt message that adds objects or prompts them afresh.
+    """Reads a prompt message that adds objects, prompts them afresh or corrects them.
 
     Args:
         msg: The message.
         size_hw: (height, width) of the image that it is about.
-        pano: Whether that image is a full panorama; angles mean nothing in others.
+        hfov: Radians that the columns of a panorama span; None for an ordinary camera, in whose
+            images angles mean nothing.
         free_ids: Ids for objects whose sender left the choice to us.
 
     Returns:
@@ -50,14 +50,15 @@ def to_prompts(
                 "BAD_MASK", "a prompt needs points and/or a box, or else a mask; got both"
             )
         return _mask_prompts(msg, size_hw, free_ids)
-    points = [_pixel(msg.coordinates, p, size_hw, pano=pano) for p in msg.points]
+    points = [_pixel(msg.coordinates, p, size_hw, hfov=hfov) for p in msg.points]
     return [
         Prompt(
             object_id=msg.object_id or next(free_ids),
             points=points,
             labels=list(msg.point_labels),
-            box=_box(msg, size_hw, pano=pano),
+            box=_box(msg, size_hw, hfov=hfov),
             label=msg.label,
+            refine=msg.action == PromptMsg.REFINE,
         )
     ]
 
@@ -75,14 +76,11 @@ def _mask_prompts(
     if not is_label_image:
         object_id = msg.object_id or next(free_ids)
         return [Prompt(object_id=object_id, mask=labels != 0, label=msg.label)]
-    values = [int(value) for value in np.unique(labels) if value > 0]
-    if not values:
-        raise PromptError("BAD_MASK", "the label image is empty: no value above 0")
-    return [Prompt(object_id=v, mask=labels == v, label=msg.label) for v in values]
+    return label_image_prompts(labels, msg.label)
 
 
 def _box(
-    msg: PromptMsg, size_hw: tuple[int, int], *, pano: bool
+    msg: PromptMsg, size_hw: tuple[int, int], *, hfov: float | None
 ) -> tuple[float, float, float, float] | None:
     if not msg.box:
         return None
@@ -99,12 +97,14 @@ def _box(
         return (x0 * width, y0 * height, x1 * width, y1 * height)
     if msg.coordinates == PromptMsg.BEARING:
         raise PromptError("BAD_COORDS", "a box cannot be given as bearings; use LONLAT_DEG")
-    left, top = _pixel(msg.coordinates, Point(x=x0, y=y0), size_hw, pano=pano)
-    right, bottom = _pixel(msg.coordinates, Point(x=x1, y=y1), size_hw, pano=pano)
+    left, top = _pixel(msg.coordinates, Point(x=x0, y=y0), size_hw, hfov=hfov)
+    right, bottom = _pixel(msg.coordinates, Point(x=x1, y=y1), size_hw, hfov=hfov)
     return (left, top, right, bottom)
 
 
-def _pixel(coordinates: int, point: Point, size_hw: tuple[int, int], *, pano: bool) -> Pixel:
+def _pixel(
+    coordinates: int, point: Point, size_hw: tuple[int, int], *, hfov: float | None
+) -> Pixel:
     height, width = size_hw
     if not all(math.isfinite(value) for value in (point.x, point.y, point.z)):
         raise PromptError(
@@ -120,29 +120,14 @@ def _pixel(coordinates: int, point: Point, size_hw: tuple[int, int], *, pano: bo
         )
     if coordinates not in (PromptMsg.LONLAT_DEG, PromptMsg.BEARING):
         raise PromptError("BAD_COORDS", f"coordinates must be 0 to 3, got {coordinates}")
-    if not pano:
+    if hfov is None:
         raise PromptError(
             "BAD_COORDS",
             "angles need projection:=equirectangular; use PIXEL or NORMALIZED coordinates",
         )
-    return _direction_to_pixel(_direction(coordinates, point), size_hw)
-
-
-def _direction(coordinates: int, point: Point) -> tuple[float, float, float]:
     if coordinates == PromptMsg.BEARING:
-        if not (point.x or point.y or point.z):
-            raise PromptError("BAD_COORDS", "a bearing must not be the zero vector")
-        return (point.x, point.y, point.z)
-    if not -90 <= point.y <= 90:
-        raise PromptError("BAD_COORDS", f"latitude must be -90 to 90 degrees, got {point.y:g}")
-    lon, lat = math.radians(point.x), math.radians(point.y)
-    return (math.cos(lat) * math.cos(lon), math.cos(lat) * math.sin(lon), math.sin(lat))
-
-
-def _direction_to_pixel(direction: tuple[float, float, float], size_hw: tuple[int, int]) -> Pixel:
-    ray = bearing_to_ray(torch.tensor(direction, dtype=torch.float64))
-    u, v = ray_to_pixel(ray, size_hw).tolist()
-    return (u, min(v, size_hw[0] - _INSIDE))
+        return pixel_of_bearing((point.x, point.y, point.z), size_hw, hfov)
+    return pixel_of_lonlat(math.radians(point.x), math.radians(point.y), size_hw, hfov)
 
 
 class LastSeen:

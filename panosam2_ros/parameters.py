@@ -48,6 +48,13 @@ SETTINGS = (
     Setting("autostart", True, "Configure and activate without being asked to."),
     Setting("model.variant", "nano", "Which network. nano brings its weights along."),
     Setting("model.checkpoint", "", "Weight file; empty takes the weights that come along."),
+    Setting(
+        "model.precision",
+        "auto",
+        "Arithmetic. auto: bfloat16 on a GPU that has it, float32 elsewhere.",
+        None,
+        ("auto", "float32", "bfloat16"),
+    ),
     Setting("device", "auto", "auto, cpu, cuda or cuda:N."),
     Setting("warmup_frames", 2, "Frames to run before the node is ready.", (0, 50)),
     Setting("max_objects", 8, "Most objects at a time.", (1, 64)),
@@ -81,9 +88,15 @@ SETTINGS = (
     Setting(
         "projection",
         "equirectangular",
-        "equirectangular: a full 360x180 degree panorama. perspective: any other camera.",
+        "equirectangular: a panorama. perspective: any other camera.",
         None,
         ("equirectangular", "perspective"),
+    ),
+    Setting(
+        "hfov_deg",
+        360.0,
+        "Degrees that the columns of a panorama span; under 360 its edges do not meet.",
+        (1.0, 360.0),
     ),
     Setting(
         "publish.label_encoding",

@@ -85,6 +85,10 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "remove": {"action": "store_true", "help": "stop tracking the object --id"},
     "reset": {"action": "store_true", "help": "stop tracking everything"},
     "replace": {"action": "store_true", "help": "forget what is known of this object first"},
+    "refine": {
+        "action": "store_true",
+        "help": "correct the object --id: read the points together with what is seen of it",
+    },
     "id": {"type": int, "default": 0, "help": "the object; 0 lets the tracker choose"},
     "label": {"default": "", "help": "a name for it"},
     "max-frames": {"type": int, "default": 0, "help": "track only so many frames"},
@@ -144,6 +148,8 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         parser.error(f"--id must be 0 to 65535, got {options.id}")
     if options.remove and not options.id:
         parser.error("--remove needs --id")
+    if options.refine and (not options.id or options.mask or options.replace):
+        parser.error("--refine needs --id and points or a box")
 
 
 def to_message(options: argparse.Namespace) -> Prompt:
@@ -162,7 +168,9 @@ def to_message(options: argparse.Namespace) -> Prompt:
     if options.reset or options.remove:
         msg.action = Prompt.RESET if options.reset else Prompt.REMOVE
         return msg
-    msg.action = Prompt.REPLACE if options.replace else Prompt.ADD
+    msg.action = Prompt.ADD
+    if options.replace or options.refine:
+        msg.action = Prompt.REPLACE if options.replace else Prompt.REFINE
     if options.mask:
         pixels = cv2.imread(options.mask, cv2.IMREAD_GRAYSCALE)
         if pixels is None:

@@ -23,13 +23,11 @@ class Rules:
     """What a stream needs to know beside the tracker's own settings.
 
     Attributes:
-        pano: Whether the frames are full panoramas.
         max_id: The largest object id that the label image can hold.
         lost_after_s: Seconds out of sight after which an object counts as lost.
         prompt_max_ahead_s: How far a prompt's stamp may be ahead of the newest frame.
     """
 
-    pano: bool = True
     max_id: int = 254
     lost_after_s: float = 2.0
     prompt_max_ahead_s: float = 1.0
@@ -143,7 +141,7 @@ class Stream:
         for order in candidates:
             wanted = stamp_ns(order.header.stamp)
             ahead_s = (wanted - now) * 1e-9
-            if wanted == 0 or wanted == now or order.action >= PromptMsg.REMOVE:
+            if wanted == 0 or wanted == now or order.action not in _PROMPTING:
                 yield order
             elif 0 < ahead_s <= self.rules.prompt_max_ahead_s:
                 self._waiting.append(order)
@@ -164,11 +162,11 @@ class Stream:
                 self.tracker.reset()
             elif order.action == PromptMsg.REMOVE:
                 self._remove(order.object_id, batch, missing_ok=bool(dropped))
-            elif order.action in (PromptMsg.ADD, PromptMsg.REPLACE):
+            elif order.action in _PROMPTING:
                 self._add(order, size_hw, batch)
                 return
             else:
-                raise PromptError("BAD_COORDS", f"action must be 0 to 3, got {order.action}")
+                raise PromptError("BAD_COORDS", f"action must be 0 to 4, got {order.action}")
         except PromptError as error:
             batch.answers.append(_answer(order, error.code, str(error)))
         else:
@@ -207,12 +205,14 @@ class Stream:
         prompts = to_prompts(
             order,
             size_hw,
-            pano=self.rules.pano,
+            hfov=self.tracker.config.hfov if self.tracker.config.pano else None,
             free_ids=free_ids(taken, self.rules.max_id),
         )
+        # An object that is new on this very frame was not seen yet: the clicks join its prompt.
+        prompts = [replace(p, refine=False) if _earlier(p, batch) else p for p in prompts]
         for prompt in prompts:
             self._check(prompt, size_hw)
-            if order.action == PromptMsg.ADD:
+            if order.action != PromptMsg.REPLACE:
                 _check_joins(prompt, batch)
         self._check_count([*taken, *(prompt.object_id for prompt in prompts)])
         for prompt in prompts:
@@ -302,6 +302,7 @@ def _labels(prompt: Prompt) -> list[int]:
     return list(prompt.labels) or [1] * len(prompt.points)
 
 
+_PROMPTING = (PromptMsg.ADD, PromptMsg.REPLACE, PromptMsg.REFINE)
 _NO_FRAME = (
     "no image has arrived yet; is the camera running, and on the topic the node listens to?"
 )

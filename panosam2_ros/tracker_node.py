@@ -172,12 +172,13 @@ class TrackerNode(LifecycleNode):
             values["model.variant"],
             checkpoint=values["model.checkpoint"] or None,
             device=values["device"],
+            precision=values["model.precision"],
         )
-        pano = values["projection"] == "equirectangular"
         tracker = PanoTracker(
             model,
             TrackerConfig(
-                pano=pano,
+                pano=values["projection"] == "equirectangular",
+                hfov_deg=values["hfov_deg"],
                 mask_threshold=values["mask_threshold"],
                 occluded_below=values["visibility.occluded_below"],
                 max_objects=values["max_objects"],
@@ -188,7 +189,6 @@ class TrackerNode(LifecycleNode):
         return Stream(
             tracker,
             Rules(
-                pano=pano,
                 max_id=65535 if mono16 else 254,
                 lost_after_s=values["visibility.lost_after_s"],
                 prompt_max_ahead_s=values["prompt.max_ahead_ms"] * 1e-3,

@@ -15,6 +15,8 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from panosam2_core.geometry.erp import pixel_pitch
+
 _FULL_TURN = 2.0 * math.pi
 # A shorter mean direction (share of the solid angle) is rounding noise of a symmetric mask.
 _MIN_MEAN = 1e-3
@@ -60,20 +62,13 @@ class RegionMeasure:
     angular_height: float
 
 
-def _pitch(size_hw: tuple[int, int], hfov: float) -> tuple[float, float]:
-    """Radians per column and per row."""
-    height, width = size_hw
-    per_column = hfov / width
-    return per_column, math.pi / height if hfov == _FULL_TURN else per_column
-
-
 @lru_cache(maxsize=8)
 def _tables(
     size_hw: tuple[int, int], hfov: float
 ) -> tuple[npt.NDArray[np.float32], _Floats, _Floats]:
     """``(W, 3)`` columns (1, cos lon, -sin lon), ``(H, 2)`` (cos, sin) lat, ``(H,)`` sr."""
     height, width = size_hw
-    per_column, per_row = _pitch(size_hw, hfov)
+    per_column, per_row = pixel_pitch(size_hw, hfov)
     lon = (np.arange(width) + 0.5 - 0.5 * width) * per_column
     lat = (0.5 * height - 0.5 - np.arange(height)) * per_row
     columns = np.stack((np.ones(width), np.cos(lon), -np.sin(lon)), axis=1).astype(np.float32)
@@ -137,7 +132,7 @@ def _on_sphere(
     """Measure of a panorama's mask from its bounding block."""
     height, width = size_hw
     x, y, w, h = box
-    per_column, per_row = _pitch(size_hw, hfov)
+    per_column, per_row = pixel_pitch(size_hw, hfov)
     columns, rows, solid = _tables(size_hw, hfov)
     # (h, 3) per row: number of pixels, sums of cos lon and of -sin lon. Counts stay exact.
     sums = (block.astype(np.float32) @ columns.take(range(x, x + w), 0, mode="wrap")).astype(

@@ -154,6 +154,18 @@ def test_untrained_lsmm_is_the_attention_mean_of_the_short_maps() -> None:
     assert bool((module(long, short, maps) <= maps.amax(1, keepdim=True) + 1e-6).all())
 
 
+def test_lsmm_per_short_frame_shares_the_maps_out_by_mean_attention() -> None:
+    torch.manual_seed(0)
+    module = LongShortMemory(8, 4, per_short_frame=True)
+    long, short, maps = noise(2, 3, 8), noise(2, 5, 8, seed=1), noise(2, 5, 4, 3, 6, seed=2)
+    pseudo = module(long, short, maps)
+    assert pseudo.shape == maps.shape
+    # The sum over frames is what the other form gives on average: both are at one map's scale.
+    other = LongShortMemory(8, 4)
+    other.load_state_dict(module.state_dict())
+    torch.testing.assert_close(pseudo.mean(1), other(long, short, maps).mean(1))
+
+
 def test_lsmm_modulates_each_channel_by_its_pointer() -> None:
     torch.manual_seed(0)
     module = LongShortMemory(8, 4)

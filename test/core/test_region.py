@@ -61,6 +61,23 @@ def test_box_is_the_least_circular_interval(columns, box, crosses):
 
 
 @quick
+@given(seed=st.integers(0, 1000))
+def test_a_partial_panorama_measures_as_its_place_in_the_whole_one(seed):
+    """A 90 degree cut about the horizon, seen by a camera that looks to its middle."""
+    part = np.random.default_rng(seed).random((24, 48)) < 0.2
+    whole = np.zeros(SIZE, dtype=bool)
+    whole[36:60, 72:120] = part  # 48 of 192 columns, 24 of 96 rows, in the middle
+    got, want = measure(part, True, hfov=math.pi / 2), measure(whole, True)
+    np.testing.assert_allclose(got.bearing, want.bearing, atol=1e-6)
+    assert got.solid_angle_sr == pytest.approx(want.solid_angle_sr)
+    assert got.angular_width == pytest.approx(want.angular_width)
+    assert got.angular_height == pytest.approx(want.angular_height)
+    edges = np.zeros((24, 48), dtype=bool)
+    edges[:, [0, 47]] = True
+    assert not measure(edges, True, hfov=math.pi / 2).crosses_seam
+
+
+@quick
 @given(seed=st.integers(0, 1000), share=st.floats(0.001, 0.9))
 def test_sums_are_those_over_pixels(seed, share):
     mask = np.random.default_rng(seed).random((17, 23)) < share

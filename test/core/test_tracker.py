@@ -67,6 +67,32 @@ def test_seeded_draws_repeat_and_other_seeds_differ(
     assert not np.array_equal(logits(3), logits(4))
 
 
+def test_draws_of_one_object_do_not_hang_on_the_others(
+    small_nano: PanoSAM2, noise_frames: Frames
+) -> None:
+    def drawn(*first: Prompt) -> list[tuple[int, ...]]:
+        tracker = PanoTracker(small_nano, TrackerConfig(seed=3))
+        results = run(tracker, noise_frames[:20], {0: [*first, POINT]})
+        return [objects[1].long_term_frames for objects in results]
+
+    alone = drawn()
+    assert alone == drawn(BOX)
+    assert not any(alone[:7])
+    for now, frames in enumerate(alone[9:], start=9):
+        assert len(frames) == 2
+        assert sorted(set(frames)) == list(frames)
+        assert frames[-1] <= now - 7, "drawn frames lie outside the short window"
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4])
+def test_as_many_long_term_frames_are_drawn_as_asked_for(
+    small_nano: PanoSAM2, noise_frames: Frames, count: int
+) -> None:
+    config = TrackerConfig(long_frames=count, long_spacing=2)
+    last = run(PanoTracker(small_nano, config), noise_frames[:16], {0: [POINT]})[-1]
+    assert len(last[1].long_term_frames) == count
+
+
 def test_long_memory_changes_the_stream_only_after_the_short_window(
     small_nano: PanoSAM2, noise_frames: Frames
 ) -> None:
@@ -197,7 +223,78 @@ def test_add_remove_and_reset_at_any_time(small_nano: PanoSAM2, noise_frames: Fr
     assert tracker.step(noise_frames[4]).frame_index == 0
 
 
+def test_a_correction_reads_memory_and_mask_and_leaves_the_others_alone(
+    small_nano: PanoSAM2, noise_frames: Frames
+) -> None:
+    clicks = {"points": [(60.0, 30.0), (90.0, 40.0)], "labels": [1, 0]}
+
+    def fifth(prompt: Prompt | None) -> tuple[dict[int, Any], ...]:
+        tracker = PanoTracker(small_nano)
+        prompts = {0: [POINT, BOX], 5: [prompt] if prompt else []}
+        return tuple(run(tracker, noise_frames[:9], prompts)[i] for i in (5, 8))
+
+    untouched, afresh = fifth(None), fifth(Prompt(1, **clicks))
+    corrected = fifth(Prompt(1, **clicks, refine=True))
+    for other in (untouched, afresh):
+        change = np.abs(corrected[0][1].logits - other[0][1].logits).max()
+        assert change > 0.1
+        assert not np.array_equal(corrected[1][1].logits, other[1][1].logits)
+        np.testing.assert_allclose(corrected[0][2].logits, other[0][2].logits, atol=1e-3, rtol=0)
+    assert corrected[0][1].age == 5
+
+
+def test_a_correction_may_only_say_what_does_not_belong(
+    small_nano: PanoSAM2, noise_frames: Frames
+) -> None:
+    tracker = PanoTracker(small_nano)
+    tracker.step(noise_frames[0], [POINT])
+    off = Prompt(1, points=[(30.0, 30.0)], labels=[0], refine=True)
+    assert set(tracker.step(noise_frames[1], [off]).objects) == {1}
+
+
+def test_a_correction_across_the_seam_rolls_with_the_video(
+    small_nano: PanoSAM2, noise_frames: Frames
+) -> None:
+    def last(shift: int) -> npt.NDArray[np.float32]:
+        def click(u: float, **rest: object) -> Prompt:
+            return Prompt(1, points=[((u + shift) % 128, 30.0)], **rest)
+
+        frames = [np.roll(frame, shift, axis=1) for frame in noise_frames[:4]]
+        prompts = {0: [click(40.0)], 3: [click(50.0, refine=True)]}
+        return run(PanoTracker(small_nano), frames, prompts)[3][1].logits
+
+    rolled = np.roll(last(80), -20, axis=1)  # 80 pixels are 20 logits
+    np.testing.assert_allclose(rolled, last(0), atol=1e-2, rtol=0)
+
+
+def test_partial_panoramas_have_directions_and_edges(
+    small_nano: PanoSAM2, noise_frames: Frames
+) -> None:
+    prompt = Prompt(1, mask=MASK)
+    whole = PanoTracker(small_nano).step(noise_frames[0], [prompt]).objects[1]
+    part = PanoTracker(small_nano, TrackerConfig(hfov_deg=180.0))
+    found = part.step(noise_frames[0], [prompt]).objects[1]
+    assert found.lon == pytest.approx(whole.lon / 2, abs=0.05)
+    assert np.linalg.norm(found.bearing) == pytest.approx(1.0)
+    with pytest.raises(PromptError, match="box must have"):
+        part.step(noise_frames[1], [Prompt(2, box=(120.0, 9.0, 140.0, 19.0))])
+
+
+def test_bfloat16_stays_near_float32(small_nano: PanoSAM2, noise_frames: Frames) -> None:
+    exact = logits_of(run(PanoTracker(small_nano), noise_frames[:8], {0: [POINT]}), 1)
+    small_nano.precision = torch.bfloat16
+    try:
+        tracker = PanoTracker(small_nano)
+        rough = logits_of(run(tracker, noise_frames[:8], {0: [POINT]}), 1)
+    finally:
+        small_nano.precision = torch.float32
+    difference = np.abs(rough - exact).max()
+    assert 0 < difference < 0.5 * np.abs(exact).max()
+
+
 BAD_PROMPTS = [
+    (Prompt(1, points=[(3.0, 3.0)], refine=True), "UNKNOWN_ID", "not tracked"),
+    (Prompt(1, mask=MASK, refine=True), "BAD_COORDS", "refine"),
     (Prompt(1, points=[(float("nan"), 3.0)]), "BAD_COORDS", "not finite"),
     (Prompt(1, points=[(128.0, 3.0)]), "BAD_COORDS", r"outside the 128x64 image"),
     (Prompt(1, points=[(3.0, -1.0)]), "BAD_COORDS", "outside"),

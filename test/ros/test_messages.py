@@ -17,7 +17,8 @@ SIZE_HW = (100, 200)
 
 
 def read(msg: PromptMsg, *, pano: bool = True) -> list[Prompt]:
-    return to_prompts(msg, SIZE_HW, pano=pano, free_ids=free_ids([1, 2, 4], 254))
+    hfov = math.tau if pano else None
+    return to_prompts(msg, SIZE_HW, hfov=hfov, free_ids=free_ids([1, 2, 4], 254))
 
 
 def pixel(coordinates: int, x: float, y: float, z: float = 0.0) -> tuple[float, float]:

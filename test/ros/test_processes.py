@@ -109,6 +109,7 @@ def test_prompts_from_the_command_line(tmp_path: Path) -> None:
     assert message("--remove", "--id", "3").action == Prompt.REMOVE
     assert message("--reset").action == Prompt.RESET
     assert message("--point", "1,2", "--replace").action == Prompt.REPLACE
+    assert message("--not", "1,2", "--refine", "--id", "3").action == Prompt.REFINE
     cv2.imwrite(str(tmp_path / "mask.png"), np.full((2, 3), 255, np.uint8))
     mask = message("--mask", str(tmp_path / "mask.png")).mask
     assert (mask.width, mask.height, mask.encoding) == (3, 2, "mono8")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from geometry_msgs.msg import Point
@@ -12,7 +10,7 @@ from panosam2_ros.msg import PromptResult
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from panosam2_core import FrameResult, Prompt, PromptError
+from panosam2_core import FrameResult, Prompt, PromptError, TrackerConfig
 from panosam2_ros.images import to_image
 from panosam2_ros.stream import Outcome, Rules, Stream
 
@@ -22,7 +20,7 @@ class Tracker:
 
     def __init__(self) -> None:
         self.object_ids: tuple[int, ...] = ()
-        self.config = SimpleNamespace(max_objects=8)
+        self.config = TrackerConfig(max_objects=8)
 
     def check_prompt(self, prompt: Prompt, size_hw: tuple[int, int]) -> None:
         pass
@@ -86,6 +84,22 @@ def test_a_refused_label_image_changes_nothing(stream: Stream) -> None:
         PromptResult.OK, PromptResult.BAD_COORDS,
     ]  # fmt: skip
     assert stream.tracker.object_ids == (2,)
+
+
+def test_a_correction_on_the_frame_that_adds_its_object_joins_that_prompt(stream: Stream) -> None:
+    given: list[Prompt] = []
+    step = stream.tracker.step
+    stream.tracker.step = lambda rgb, prompts: given.extend(prompts) or step(rgb, prompts)
+    correction = click(2, action=PromptMsg.REFINE)
+    turn(stream, click(2), correction)
+    turn(stream, correction)
+    assert [(len(p.points), p.refine) for p in given] == [(2, False), (1, True)]
+
+
+def test_a_correction_waits_for_its_frame_like_any_prompt(stream: Stream) -> None:
+    later = click(3, action=PromptMsg.REFINE, header=header(100, 500_000_000))
+    assert not turn(stream, later).answers
+    assert stream.reset() == [later]
 
 
 def test_reset_and_remove_answer_the_prompts_that_wait(stream: Stream) -> None:

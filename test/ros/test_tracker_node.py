@@ -91,6 +91,7 @@ def test_objects_can_be_added_prompted_again_and_removed_at_any_time(
     fresh.send(scene.frames[1])
     assert fresh.ask(click(scene)).object_id == 2
     assert fresh.ask(click(scene, object_id=1)).success
+    assert fresh.ask(click(scene, object_id=1, action=Prompt.REFINE)).success
     stamp = fresh.send(scene.frames[2])
     assert [o.id for o in fresh.heard.objects[stamp].objects] == [1, 2]
     gone = fresh.ask(Prompt(action=Prompt.REMOVE, object_id=1))
@@ -122,6 +123,10 @@ BAD_PROMPTS = {
         Prompt(points=[Point()], coordinates=Prompt.BEARING), "BAD_COORDS", "zero vector",
     ),
     "unknown id": (Prompt(action=Prompt.REMOVE, object_id=9), "UNKNOWN_ID", "object 9"),
+    "correction of an unknown id": (
+        Prompt(points=_points(5.0, 5.0), action=Prompt.REFINE, object_id=9),
+        "UNKNOWN_ID", "not tracked",
+    ),
     "large id": (Prompt(points=_points(5.0, 5.0), object_id=255), "UNKNOWN_ID", "mono16"),
     "mask encoding": (
         Prompt(mask=Image(width=2, height=1, step=6, encoding="rgb8", data=[1] * 6)),
