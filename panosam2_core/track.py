@@ -22,6 +22,9 @@ from types import FrameType
 from typing import Any
 
 import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import (
@@ -43,6 +46,7 @@ from panosam2_core.media.bag import is_bag, open_bag
 from panosam2_core.media.frames import FrameSource, SourceError, open_frames
 from panosam2_core.offline.folder import RunFolder
 from panosam2_core.offline.run import checked, follow
+from panosam2_core.prompting import label_image_prompts
 from panosam2_core.prompts import Prompt
 from panosam2_core.tracker import PanoTracker
 
@@ -96,6 +100,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--frames", type=int, default=0, metavar="N", help="stop after N; 0: all")
     parser.add_argument("--topic", help="of a recording's images; default: the only one")
     parser.add_argument("--flat", action="store_true", help="an ordinary camera, not a panorama")
+    parser.add_argument(
+        "--hfov", type=float, default=360.0, metavar="DEG", help="of a panorama that is not closed"
+    )
     what = parser.add_argument_group("the object on the first frame, in pixels")
     point: dict[str, Any] = {"type": numbers(2), "action": "append", "default": []}
     what.add_argument("--point", metavar="U,V", help="is on it; may be repeated", **point)
@@ -104,16 +111,23 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         "--box", type=numbers(4), metavar="X0,Y0,X1,Y1", help="X1 < X0 crosses the seam"
     )
     what.add_argument("--mask", type=Path, metavar="FILE", help="grey image, non-zero is on it")
+    what.add_argument(
+        "--labels",
+        type=Path,
+        metavar="FILE",
+        help="several objects: an 8 or 16 bit image whose values are their ids, 0: background",
+    )
     what.add_argument("--id", type=int, default=1, help="1 to 65535 (default: %(default)s)")
     network = parser.add_argument_group("the network")
     network.add_argument("--variant", default="nano", help="default: %(default)s")
     network.add_argument("--checkpoint", type=Path, metavar="FILE", help="nano has its own")
     network.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    network.add_argument("--precision", default="auto", help="auto, float32 or bfloat16")
     network.add_argument("--long-frames", type=int, default=2, help="N_l of LSMM; 0: off")
     args = parser.parse_args(argv)
     marks = bool(args.point or args.not_points or args.box)
-    if marks == bool(args.mask):
-        parser.error("give one of: --point (with --not, --box), --box, --mask")
+    if sum((marks, bool(args.mask), bool(args.labels))) != 1:
+        parser.error("give one of: --point (with --not, --box), --box, --mask, --labels")
     if args.frames < 0:
         parser.error(f"--frames must not be negative, got {args.frames}")
     return args
@@ -121,12 +135,17 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 def _run(args: argparse.Namespace, console: Console, signals: list[int]) -> None:
     source = _open(args.video.expanduser(), args.topic)
-    prompt = _prompt(args)
-    config = TrackerConfig(pano=not args.flat, long_frames=args.long_frames)
-    model = load_model(args.variant, checkpoint=args.checkpoint, device=args.device)
+    prompts = _prompts(args)
+    config = TrackerConfig(pano=not args.flat, hfov_deg=args.hfov, long_frames=args.long_frames)
+    model = load_model(
+        args.variant,
+        checkpoint=args.checkpoint,
+        device=args.device,
+        precision=args.precision,
+    )
     tracker = PanoTracker(model, config)
-    frames = checked(source, tracker, prompt)
-    folder = RunFolder(args.out, _settings(args, prompt), resume=args.resume)
+    frames = checked(source, tracker, prompts)
+    folder = RunFolder(args.out, _settings(args, prompts), resume=args.resume)
     counts = [count for count in (source.count, args.frames) if count]
     columns = (BarColumn(), MofNCompleteColumn(), _Speed(), TextColumn("left"))
     with Progress(*columns, TimeRemainingColumn(), console=console) as shown:
@@ -134,7 +153,7 @@ def _run(args: argparse.Namespace, console: Console, signals: list[int]) -> None
         follow(
             tracker,
             itertools.islice(frames, args.frames or None),
-            prompt,
+            prompts,
             folder,
             fps=source.fps,
             stopped=lambda: bool(signals),
@@ -150,31 +169,53 @@ def _open(path: Path, topic: str | None) -> FrameSource:
     return open_frames(path)
 
 
-def _prompt(args: argparse.Namespace) -> Prompt:
-    if args.mask is None:
-        labels = [1] * len(args.point) + [0] * len(args.not_points)
-        return Prompt(args.id, [*args.point, *args.not_points], labels, args.box)
-    mask = cv2.imread(str(args.mask), cv2.IMREAD_GRAYSCALE)
-    if mask is None:
-        raise PromptError("BAD_MASK", f"--mask: cannot read '{args.mask}' as an image")
-    return Prompt(args.id, mask=mask)
+def _prompts(args: argparse.Namespace) -> list[Prompt]:
+    if args.labels is not None:
+        return label_image_prompts(_read_labels(args.labels))
+    if args.mask is not None:
+        mask = cv2.imread(str(args.mask), cv2.IMREAD_GRAYSCALE)
+        if mask is None:
+            raise PromptError("BAD_MASK", f"--mask: cannot read '{args.mask}' as an image")
+        return [Prompt(args.id, mask=mask)]
+    labels = [1] * len(args.point) + [0] * len(args.not_points)
+    return [Prompt(args.id, [*args.point, *args.not_points], labels, args.box)]
 
 
-def _settings(args: argparse.Namespace, prompt: Prompt) -> dict[str, Any]:
+def _read_labels(path: Path) -> npt.NDArray[np.integer[Any]]:
+    """Values of a label image; OpenCV would give the colours of a palette (DAVIS) instead."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image)
+    except (OSError, ValueError) as error:
+        raise PromptError("BAD_MASK", f"--labels: cannot read '{path}' as an image") from error
+
+
+def _settings(args: argparse.Namespace, prompts: list[Prompt]) -> dict[str, Any]:
     """Everything that the results depend on, as JSON has it."""
-    mask = prompt.mask
     return {
         "video": str(args.video.expanduser().resolve()),
         "topic": args.topic,
-        "id": prompt.object_id,
+        **{
+            f"{name} of object {prompt.object_id}": value
+            for prompt in prompts
+            for name, value in _as_json(prompt).items()
+        },
+        "pano": not args.flat,
+        "hfov_deg": args.hfov,
+        "precision": args.precision,
+        "variant": args.variant,
+        "checkpoint": str(args.checkpoint.resolve()) if args.checkpoint else None,
+        "long_frames": args.long_frames,
+    }
+
+
+def _as_json(prompt: Prompt) -> dict[str, Any]:
+    mask = prompt.mask
+    return {
         "points": [list(point) for point in prompt.points],
         "point_labels": list(prompt.labels),
         "box": list(prompt.box) if prompt.box else None,
         "mask_sha256": None if mask is None else hashlib.sha256(mask.tobytes()).hexdigest(),
-        "pano": not args.flat,
-        "variant": args.variant,
-        "checkpoint": str(args.checkpoint.resolve()) if args.checkpoint else None,
-        "long_frames": args.long_frames,
     }
 
 

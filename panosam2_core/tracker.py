@@ -192,7 +192,7 @@ class PanoTracker:
             PromptError: for a prompt that cannot be applied. Nothing has changed then.
         """
         size_hw = _check_frame(frame)
-        self._check_prompts(prompts, size_hw)
+        self.check_prompts(prompts, size_hw)
         clock = _Clock()
         with clock.stage("preprocess"):
             upload = torch.from_numpy(np.ascontiguousarray(frame)).to(self.model.pixel_mean.device)
@@ -209,7 +209,17 @@ class PanoTracker:
         with clock.stage("postprocess"):
             return self._report([predictions[i] for i in self._tracks], size_hw, clock)
 
-    def _check_prompts(self, prompts: Sequence[Prompt], size_hw: tuple[int, int]) -> None:
+    def check_prompts(self, prompts: Sequence[Prompt], size_hw: tuple[int, int]) -> None:
+        """Check the prompts of one frame without changing anything.
+
+        Args:
+            prompts: to be checked, one per object.
+            size_hw: (height, width) of the frame they are for.
+
+        Raises:
+            PromptError: as :meth:`check_prompt`, for the first that cannot be applied, and for
+                several that cannot be applied together.
+        """
         ids = [prompt.object_id for prompt in prompts]
         if len(set(ids)) != len(ids):
             raise PromptError("BAD_COORDS", f"one prompt per object and frame, got ids {ids}")

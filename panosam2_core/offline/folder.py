@@ -159,9 +159,9 @@ def _check_settings(file: Path, settings: Mapping[str, Any]) -> None:
         before = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise FolderError(f"{file} cannot be read, choose another folder: {error}") from error
-    for name in settings:
-        if before.get(name) != settings[name]:
+    for name in (*settings, *before):
+        if before.get(name) != settings.get(name):
             raise FolderError(
                 f"{file.parent} was made with {name} {before.get(name)!r}, now it is "
-                f"{settings[name]!r}; choose another folder"
+                f"{settings.get(name)!r}; choose another folder"
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 
 from panosam2_core.media.frames import Frame, FrameSource, SourceError
@@ -17,32 +17,34 @@ from panosam2_core.tracker import PanoTracker
 _ALPHA, _MAX_WIDTH = 0.45, 1920
 
 
-def checked(source: FrameSource, tracker: PanoTracker, prompt: Prompt) -> Iterator[Frame]:
-    """Check the prompt on the first frame, before anything is written.
+def checked(
+    source: FrameSource, tracker: PanoTracker, prompts: Sequence[Prompt]
+) -> Iterator[Frame]:
+    """Check the prompts on the first frame, before anything is written.
 
     Args:
         source: of the frames; its iterator is used up.
         tracker: that will be prompted.
-        prompt: for the first frame.
+        prompts: for the first frame.
 
     Returns:
         All frames. One of another size than the first raises ``SourceError``.
 
     Raises:
         SourceError: when there is no frame, or the first cannot be read.
-        PromptError: when the prompt cannot be applied to the first frame.
+        PromptError: when a prompt cannot be applied to the first frame.
     """
     first = next(source.frames, None)
     if first is None:
         raise SourceError("the source has no frames")
-    tracker.check_prompt(prompt, (first.rgb.shape[0], first.rgb.shape[1]))
+    tracker.check_prompts(prompts, (first.rgb.shape[0], first.rgb.shape[1]))
     return _equal_sizes(itertools.chain([first], source.frames))
 
 
 def follow(
     tracker: PanoTracker,
     frames: Iterator[Frame],
-    prompt: Prompt,
+    prompts: Sequence[Prompt],
     folder: RunFolder,
     *,
     fps: float,
@@ -57,7 +59,7 @@ def follow(
     Args:
         tracker: that has seen no frame.
         frames: from :func:`checked`.
-        prompt: applied on the first frame.
+        prompts: applied on the first frame.
         folder: of the run.
         fps: of the video.
         stopped: asked before every frame; a true answer ends the run as the last frame would.
@@ -76,7 +78,7 @@ def follow(
                 if stopped():
                     break
                 if index >= seen:
-                    result = tracker.step(frame.rgb, [prompt] if index == 0 else [])
+                    result = tracker.step(frame.rgb, prompts if index == 0 else ())
                     if index >= finished:
                         folder.add(result, frame.stamp_ns)
                     folder.save(tracker, now=False)

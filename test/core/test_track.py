@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import Image
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
@@ -160,6 +161,31 @@ def test_a_mask_is_taken_as_the_object(track: Track, clip: Path, tmp_path: Path)
     assert np.count_nonzero(inside & (mask > 0)) > 0.8 * np.count_nonzero(inside | (mask > 0))
 
 
+@pytest.mark.parametrize("mode", ["P", "I;16"])
+def test_a_label_image_names_several_objects(
+    track: Track, clip: Path, tmp_path: Path, mode: str
+) -> None:
+    """As 16 bit values, and as a palette, which is how DAVIS stores its masks."""
+    ids = np.zeros(SIZE_HW, np.uint16)
+    ids[40:80, 100:140], ids[20:60, 10:50] = 7, 250
+    image = Image.fromarray(ids if mode == "I;16" else ids.astype(np.uint8))
+    if mode == "P":
+        image.putpalette([value // 3 for value in range(768)])
+        assert image.mode == "P"
+    image.save(tmp_path / "ids.png")
+    out = tmp_path / "out"
+    assert track(clip, out, "--labels", str(tmp_path / "ids.png"), "--frames", "3") == 0
+    first = labels_in(out)["000000.png"]
+    for object_id in (7, 250):
+        given, found = ids == object_id, first == object_id
+        assert np.count_nonzero(given & found) > 0.8 * np.count_nonzero(given | found)
+    named = [sorted(thing["object_id"] for thing in frame["objects"]) for frame in scores_in(out)]
+    assert named == 3 * [[7, 250]]
+    ids[ids == 250] = 0
+    Image.fromarray(ids.astype(np.uint8)).save(tmp_path / "ids.png")
+    assert track(clip, out, "--labels", str(tmp_path / "ids.png"), "--resume") == 1
+
+
 def test_a_video_file_keeps_its_time(track: Track, tmp_path: Path) -> None:
     file, out = tmp_path / "clip.mp4", tmp_path / "out"
     with VideoWriter(file, 25) as video:
@@ -238,6 +264,9 @@ def test_damaged_recordings_are_named(tmp_path: Path) -> None:
         (["--box", "10,10,10,20"], "a positive width"),
         (["--box", "236,40,20,80", "--flat"], "box must have"),
         (["--mask", "nowhere.png"], "cannot read 'nowhere.png' as an image"),
+        (["--labels", "nowhere.png"], "cannot read 'nowhere.png' as an image"),
+        ([*POINT, "--hfov", "0"], "hfov_deg must be in (0, 360]"),
+        ([*POINT, "--precision", "int8"], "precision must be auto, float32 or bfloat16"),
         ([*POINT, "--id", "0"], "object_id must be 1..65535"),
         ([*POINT, "--topic", "/front"], "--topic is for recordings"),
     ],
@@ -262,6 +291,7 @@ def test_a_prompt_that_makes_no_sense_is_refused(
         ["--point", "1"],
         ["--box", "1,2,3"],
         [*POINT, "--mask", "m"],
+        ["--labels", "l", "--mask", "m"],
         [*POINT, "--frames", "-1"],
     ],
 )
@@ -382,7 +412,10 @@ def test_results_are_neither_overwritten_nor_mixed(
     assert track(clip, out, *POINT) == 1
     assert "go on with --resume" in capsys.readouterr().err
     assert track(clip, out, "--point", "251,60", "--resume") == 1
-    assert "made with points [[250.0, 60.0]], now it is [[251.0, 60.0]]" in capsys.readouterr().err
+    assert (
+        "made with points of object 1 [[250.0, 60.0]], now it is [[251.0, 60.0]]"
+        in capsys.readouterr().err
+    )
     assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == kept
     # A shorter run leaves the longer video alone.
     assert track(clip, out, *POINT, "--resume", "--frames", "1") == 0
