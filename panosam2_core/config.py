@@ -88,6 +88,10 @@ class TrackerConfig:
         long_spacing: least distance in frames between two drawn long-term frames in the
             deterministic mode. Paper silent; chosen so that the draws differ in appearance.
         half_maps: store memory maps in bfloat16, as SAM2 does; halves the state.
+        motion_gate_deg: degrees that an object can move on the sphere from one frame to the next,
+            the camera's own turning included. On closed panoramas, what a mask shows beyond that
+            is left out unless it hangs together with what is within; 0 switches this off. Paper
+            silent; see :mod:`panosam2_core.motion`.
         seed: ``None``: deterministic draws. A number: the paper's Algorithm 1, seeded.
     """
 
@@ -102,6 +106,7 @@ class TrackerConfig:
     long_capacity: int = 512
     long_spacing: int = 8
     half_maps: bool = True
+    motion_gate_deg: float = 12.0
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -114,6 +119,7 @@ class TrackerConfig:
             raise ConfigError(f"hfov_deg must be in (0, 360], got {self.hfov_deg}")
         ranges = {
             "occluded_below": (0.0, 1.0),
+            "motion_gate_deg": (0.0, 180.0),
             "lost_after_frames": (0, 10**9),
             "max_objects": (1, 1024),
             "max_prompted": (1, 64),

@@ -46,7 +46,9 @@ def main(argv: list[str] | None = None) -> int:
         model = load_model(
             args.model, checkpoint=args.checkpoint, device=args.device, input_size=size
         )
-        tracker = PanoTracker(model, TrackerConfig(long_frames=args.long_frames))
+        tracker = PanoTracker(
+            model, TrackerConfig(long_frames=args.long_frames, motion_gate_deg=args.motion_gate)
+        )
         world = SyntheticWorld(split=args.split)
     except PanoSAM2Error as error:
         console.print(f"[red]error:[/red] {error}")
@@ -80,6 +82,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--prompt", choices=PROMPTS, default="mask", help="kind of prompt")
     parser.add_argument("--clips", type=int, default=0, help="how many; 0: all of the test split")
     parser.add_argument("--long-frames", type=int, default=2, help="N_l of LSMM; 0: off")
+    gate = TrackerConfig.motion_gate_deg
+    parser.add_argument(
+        "--motion-gate", type=float, default=gate, metavar="DEG", help="per frame; 0: off"
+    )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
     return parser

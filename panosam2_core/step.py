@@ -11,6 +11,7 @@ from torch import Tensor
 from panosam2_core.memory.bank import FrameMemory, ObjectMemory
 from panosam2_core.memory.tokens import LongDraws, pack
 from panosam2_core.model import Decoded, ImageFeatures, PanoSAM2, PointPrompts
+from panosam2_core.motion import keep_near
 
 
 def prompt_points(
@@ -134,6 +135,26 @@ def _track(
     return conditioned, centers
 
 
+def stay_near(model: PanoSAM2, decoded: Decoded, near: Tensor) -> Decoded:
+    """Leave what hangs together with where the objects may be; if nothing does, they are hidden.
+
+    Args:
+        model: the network.
+        decoded: masks of B objects.
+        near: (B, 1, 4h, 4w) bool.
+
+    Returns:
+        The masks; an object that lost all of its mask is absent in every respect.
+    """
+    logits = keep_near(decoded.logits, near)
+    seen = (logits > 0).flatten(1).any(1, keepdim=True) | (decoded.object_logit <= 0)
+    return decoded._replace(
+        logits=logits,
+        object_logit=torch.where(seen, decoded.object_logit, -decoded.object_logit),
+        pointer=torch.where(seen, decoded.pointer, model.no_obj_ptr.to(decoded.pointer.dtype)),
+    )
+
+
 def remember(
     model: PanoSAM2,
     features: ImageFeatures,
@@ -173,6 +194,10 @@ def remember(
         last = torch.full((len(memories),), width // 2, device=gated.device)
     for memory, center in zip(memories, center_columns(gated, width, last), strict=True):
         memory.center = center
+    inside = gated > 0
+    for memory, region in zip(memories, inside, strict=True):
+        if region.any():
+            memory.region, memory.seen = region, frame
     return gated
 
 

@@ -124,6 +124,10 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     network.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     network.add_argument("--precision", default="auto", help="auto, float32 or bfloat16")
     network.add_argument("--long-frames", type=int, default=2, help="N_l of LSMM; 0: off")
+    gate = TrackerConfig.motion_gate_deg
+    network.add_argument(
+        "--motion-gate", type=float, default=gate, metavar="DEG", help="per frame; 0: off"
+    )
     args = parser.parse_args(argv)
     marks = bool(args.point or args.not_points or args.box)
     if sum((marks, bool(args.mask), bool(args.labels))) != 1:
@@ -136,7 +140,12 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 def _run(args: argparse.Namespace, console: Console, signals: list[int]) -> None:
     source = _open(args.video.expanduser(), args.topic)
     prompts = _prompts(args)
-    config = TrackerConfig(pano=not args.flat, hfov_deg=args.hfov, long_frames=args.long_frames)
+    config = TrackerConfig(
+        pano=not args.flat,
+        hfov_deg=args.hfov,
+        long_frames=args.long_frames,
+        motion_gate_deg=args.motion_gate,
+    )
     model = load_model(
         args.variant,
         checkpoint=args.checkpoint,
@@ -206,6 +215,7 @@ def _settings(args: argparse.Namespace, prompts: list[Prompt]) -> dict[str, Any]
         "variant": args.variant,
         "checkpoint": str(args.checkpoint.resolve()) if args.checkpoint else None,
         "long_frames": args.long_frames,
+        "motion_gate_deg": args.motion_gate,
     }
 
 

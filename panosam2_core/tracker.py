@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -25,9 +26,17 @@ from panosam2_core.memory.bank import FrameMemory, LongTermEntry, ObjectMemory
 from panosam2_core.memory.sampling import best_spaced, draw_by_visibility
 from panosam2_core.memory.tokens import LongDraws, layout
 from panosam2_core.model import MASK_STRIDE, Decoded, ImageFeatures, PanoSAM2, PointPrompts
+from panosam2_core.motion import OUTSIDE, PROMPT_MARGIN, prompt_region, spread
 from panosam2_core.prompts import Prompt, box_span, check_prompt
 from panosam2_core.results import FrameResult, ObjectResult, ObjectState
-from panosam2_core.step import correct, prompt_masks, prompt_points, propagate, remember
+from panosam2_core.step import (
+    correct,
+    prompt_masks,
+    prompt_points,
+    propagate,
+    remember,
+    stay_near,
+)
 
 
 @dataclass
@@ -262,8 +271,18 @@ class PanoTracker:
         points = self._point_input(prompt, size_hw)
         if prompt.refine:
             now = self._frame_index
-            return correct(self.model, features, [track.memory], [draw], now, points, pano=pano)
-        return prompt_points(self.model, features, points, pano=pano)
+            decoded = correct(self.model, features, [track.memory], [draw], now, points, pano=pano)
+        else:
+            decoded = prompt_points(self.model, features, points, pano=pano)
+        if not (self.config.motion_gate_deg and pano):
+            return decoded
+        said = prompt_region(points, (decoded.logits.shape[-2], decoded.logits.shape[-1]))
+        near = spread(said, [PROMPT_MARGIN])
+        if prompt.refine:
+            near = near | self._reachable([track], decoded.logits)
+        elif prompt.box is not None:
+            decoded = decoded._replace(logits=decoded.logits.where(near, OUTSIDE))
+        return stay_near(self.model, decoded, near)
 
     def _new_track(self, prompt: Prompt) -> _Track:
         memory = ObjectMemory(
@@ -346,8 +365,19 @@ class PanoTracker:
                     self._frame_index,
                     pano=self.config.wraps,
                 )
+            if self.config.motion_gate_deg and self.config.wraps:
+                decoded = stay_near(self.model, decoded, self._reachable(tracks, decoded.logits))
             predictions += self._remember(tracks, draws, shared, decoded, clock, prompted=False)
         return predictions
+
+    def _reachable(self, tracks: Sequence[_Track], masks: Tensor) -> Tensor:
+        """(B, 1, 4h, 4w) bool, where objects may be after the frames since they were seen."""
+        per_frame = math.radians(self.config.motion_gate_deg)
+        everywhere = torch.ones_like(masks[0], dtype=torch.bool)
+        memories = [track.memory for track in tracks]
+        regions = [everywhere if m.region is None else m.region for m in memories]
+        angles = [min(math.pi, per_frame * (self._frame_index - m.seen)) for m in memories]
+        return spread(torch.stack(regions), angles)
 
     def _draw(self, track: _Track) -> Sequence[LongTermEntry]:
         memory, now = track.memory, self._frame_index

@@ -62,6 +62,8 @@ class ObjectMemory:
         previous_mask: (C, h, w) the last frame's mask as the decoder takes it; ``None`` before
             the first frame and after time ran backwards.
         center: () long, token column of the object's centre when it was last seen.
+        region: (1, 4h, 4w) bool, its mask when it was last seen; ``None`` before that.
+        seen: index of that frame.
     """
 
     num_maps: int = 7
@@ -76,6 +78,8 @@ class ObjectMemory:
     _rows: list[int] = field(default_factory=list)
     previous_mask: Tensor | None = None
     center: Tensor | None = None
+    region: Tensor | None = None
+    seen: int = -1
 
     # torch's safe way of loading knows lists, but not deques.
     def __getstate__(self) -> dict[str, Any]:
@@ -153,7 +157,7 @@ class ObjectMemory:
         self.recent_pointers.clear()
         self.long_term.clear()
         self._rows.clear()
-        self.previous_mask = None
+        self.previous_mask = self.region = None
 
     def tensors(self) -> list[Tensor]:
         """Every tensor held, for counting bytes.
@@ -165,5 +169,6 @@ class ObjectMemory:
         held += [pointer for _, pointer in self.recent_pointers]
         if self.long_pool is None:
             held += [entry.pointer for entry in self.long_term]
-        held += [t for t in (self.long_pool, self.previous_mask, self.center) if t is not None]
+        single = (self.long_pool, self.previous_mask, self.center, self.region)
+        held += [tensor for tensor in single if tensor is not None]
         return list({id(t): t for t in held}.values())

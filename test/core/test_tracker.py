@@ -281,10 +281,11 @@ def test_partial_panoramas_have_directions_and_edges(
 
 
 def test_bfloat16_stays_near_float32(small_nano: PanoSAM2, noise_frames: Frames) -> None:
-    exact = logits_of(run(PanoTracker(small_nano), noise_frames[:8], {0: [POINT]}), 1)
+    config = TrackerConfig(motion_gate_deg=0.0)  # a gate may tip over by a rounding
+    exact = logits_of(run(PanoTracker(small_nano, config), noise_frames[:8], {0: [POINT]}), 1)
     small_nano.precision = torch.bfloat16
     try:
-        tracker = PanoTracker(small_nano)
+        tracker = PanoTracker(small_nano, config)
         rough = logits_of(run(tracker, noise_frames[:8], {0: [POINT]}), 1)
     finally:
         small_nano.precision = torch.float32

@@ -1,0 +1,115 @@
+"""Objects do not jump: what a mask shows far from where its object just was is something else.
+
+Paper silent; chosen because a network that finds an object by its looks also finds others that
+look like it, and memory then makes them part of the object. SAMURAI (arXiv 2411.11922) reasons
+likewise with boxes; here it is the mask itself, on the sphere. For closed panoramas.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from panosam2_core.geometry.erp import lonlat_grid, wrap_pad
+from panosam2_core.model import MASK_STRIDE, PointPrompts
+
+OUTSIDE = -10.0  # logit of what is not the object, as that of a mask prompt
+PROMPT_MARGIN = math.radians(3.0)  # of clicks and boxes, which are drawn by hand
+_BURST = 16  # steps of the flood between two looks at whether it still spreads
+
+
+def prompt_region(prompts: PointPrompts, size_hw: tuple[int, int]) -> Tensor:
+    """Where the user says that objects are.
+
+    Args:
+        prompts: of B objects.
+        size_hw: (H, W) of the decoded masks.
+
+    Returns:
+        (B, 1, H, W) bool: the boxes, and the pixels of the clicks on the objects.
+    """
+    height, width = size_hw
+    region = torch.zeros(len(prompts.xy), 1, height, width, dtype=torch.bool)
+    cells = (prompts.xy / MASK_STRIDE).floor().long().cpu()
+    for image, places, labels in zip(region[:, 0], cells, prompts.labels.cpu(), strict=True):
+        rows, columns = places[:, 1].clamp(0, height - 1), places[:, 0] % width
+        image[rows[labels == 1], columns[labels == 1]] = True
+        corners = places[(labels == 2) | (labels == 3)]
+        if len(corners):
+            (left, top), (right, bottom) = corners.tolist()
+            span = torch.arange(left, min(right, left + width - 1) + 1) % width
+            image[max(0, top) : bottom + 1, span] = True
+    return region.to(prompts.xy.device)
+
+
+def spread(region: Tensor, radians: Sequence[float]) -> Tensor:
+    """Grow regions of a panorama by angles.
+
+    Args:
+        region: (B, 1, H, W) bool.
+        radians: B angles, at least 0.
+
+    Returns:
+        (B, 1, H, W) bool: every pixel within the angle, measured along the column and along the
+        row one after the other (which is a little more than a circle), and at least the next one.
+    """
+    height, width = region.shape[-2:]
+    _, lat = lonlat_grid((height, width), region.device)
+    grown = []
+    for one, angle in zip(region, radians, strict=True):
+        rows = min(height, max(1, math.ceil(angle / (math.pi / height))))
+        tall = F.max_pool2d(one[None].float(), (2 * rows + 1, 1), 1, (rows, 0))[0, 0]
+        per_column = 2 * math.pi / width * lat.cos()
+        columns = (angle / per_column).ceil().clamp(1, width // 2).long()
+        grown.append(_widen(tall, columns))
+    return torch.stack(grown)[:, None]
+
+
+def _widen(mask: Tensor, columns: Tensor) -> Tensor:
+    """(H, W) mask above 0, grown to both sides by (H,) columns, at most half the width."""
+    width = mask.shape[-1]
+    half = width // 2
+    total = F.pad(wrap_pad(mask, half).cumsum(dim=1), (1, 0))
+    here = torch.arange(width, device=mask.device) + half
+    reach = columns[:, None]
+    found = total.gather(1, here + reach + 1) - total.gather(1, here - reach)
+    return found > 0.5
+
+
+def connected(mask: Tensor, seeds: Tensor) -> Tensor:
+    """Parts of a mask that hang together with seeds, across the seam too.
+
+    Args:
+        mask: (B, 1, H, W) bool.
+        seeds: (B, 1, H, W) bool.
+
+    Returns:
+        (B, 1, H, W) bool, the 8-connected components of ``mask`` that a seed lies in.
+    """
+    allowed = mask.float()
+    flood = allowed * seeds
+    while True:
+        before = flood
+        for _ in range(_BURST):
+            flood = F.max_pool2d(wrap_pad(flood, 1), 3, 1, (1, 0)) * allowed
+        if torch.equal(flood, before):
+            return flood > 0
+
+
+def keep_near(logits: Tensor, near: Tensor) -> Tensor:
+    """Take out of masks what does not hang together with where the objects may be.
+
+    Args:
+        logits: (B, 1, H, W), above 0 inside the mask.
+        near: (B, 1, H, W) bool, where the objects may be.
+
+    Returns:
+        Like ``logits``; what is left out gets :data:`OUTSIDE`.
+    """
+    mask = logits > 0
+    stray = mask & ~connected(mask, near)
+    return torch.where(stray, logits.new_tensor(OUTSIDE), logits)
