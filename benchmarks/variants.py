@@ -133,7 +133,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         "# Every network in numbers",
         "",
         "Made by `python benchmarks/variants.py --markdown docs/variants.md`, which says how.",
-        "GFLOPs of one tracked frame with a full memory; a multiplication and an addition are two.",
+        "GFLOPs of one tracked frame with a full memory; a multiply-add counts two.",
         "",
         "| network | input | parameters (SAM2) | GFLOPs SAM2 | GFLOPs PanoSAM2 | of these encode "
         "/ track / remember | largest logit difference to `sam2` |",
@@ -151,8 +151,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         )
     lines += [
         "",
-        f"The difference is measured at 256x256 over {EQUAL_FRAMES} frames after a click, with the "
-        "panoramic parts off and random weights in Meta's file format.",
+        f"The difference is measured at 256x256 over {EQUAL_FRAMES} frames after a click, with "
+        "the panoramic parts off and random weights in Meta's file format.",
     ]
     return "\n".join(lines) + "\n"
 
