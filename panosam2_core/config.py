@@ -88,6 +88,9 @@ class TrackerConfig:
         long_spacing: least distance in frames between two drawn long-term frames in the
             deterministic mode. Paper silent; chosen so that the draws differ in appearance.
         half_maps: store memory maps in bfloat16, as SAM2 does; halves the state.
+        prompt_view: where clicks and boxes that say what an object is are resolved on closed
+            panoramas: ``sphere``, the whole panorama, or ``auto``, a view about them where the
+            object is small (:mod:`panosam2_core.prompt_view`).
         motion_gate_deg: degrees that an object can move on the sphere from one frame to the next,
             the camera's own turning included. On closed panoramas, what a mask shows beyond that
             is left out unless it hangs together with what is within; 0 switches this off. Paper
@@ -106,6 +109,7 @@ class TrackerConfig:
     long_capacity: int = 512
     long_spacing: int = 8
     half_maps: bool = True
+    prompt_view: str = "sphere"
     motion_gate_deg: float = 12.0
     seed: int | None = None
 
@@ -115,6 +119,8 @@ class TrackerConfig:
         Raises:
             ConfigError: naming the field, its range and the value.
         """
+        if self.prompt_view not in ("sphere", "auto"):
+            raise ConfigError(f"prompt_view must be sphere or auto, got {self.prompt_view!r}")
         if not 0 < self.hfov_deg <= 360:
             raise ConfigError(f"hfov_deg must be in (0, 360], got {self.hfov_deg}")
         ranges = {

@@ -27,6 +27,7 @@ from panosam2_core.memory.sampling import best_spaced, draw_by_visibility
 from panosam2_core.memory.tokens import LongDraws, layout
 from panosam2_core.model import MASK_STRIDE, Decoded, ImageFeatures, PanoSAM2, PointPrompts
 from panosam2_core.motion import OUTSIDE, PROMPT_MARGIN, prompt_region, spread
+from panosam2_core.prompt_view import look
 from panosam2_core.prompts import Prompt, box_span, check_prompt
 from panosam2_core.results import FrameResult, ObjectResult, ObjectState
 from panosam2_core.step import (
@@ -211,7 +212,7 @@ class PanoTracker:
             with clock.stage("encode"):
                 features = self.model.encode_image(images, pano=self.config.wraps)
             self._frame_index += 1
-            prompted = [self._apply(prompt, features, size_hw, clock) for prompt in prompts]
+            prompted = [self._apply(prompt, frames, features, clock) for prompt in prompts]
             fresh = {prediction.track.object_id for prediction in prompted}
             tracked = self._propagate([i for i in self._tracks if i not in fresh], features, clock)
         predictions = {p.track.object_id: p for p in (*prompted, *tracked)}
@@ -243,13 +244,13 @@ class PanoTracker:
             )
 
     def _apply(
-        self, prompt: Prompt, features: ImageFeatures, size_hw: tuple[int, int], clock: _Clock
+        self, prompt: Prompt, frame: Tensor, features: ImageFeatures, clock: _Clock
     ) -> _Prediction:
         """Segment a prompted object and start or continue its track."""
         track = self._tracks.get(prompt.object_id) or self._new_track(prompt)
         draw = self._draw(track) if prompt.refine else ()
         with clock.stage("decode"):
-            decoded = self._decode_prompt(prompt, track, draw, features, size_hw)
+            decoded = self._decode_prompt(prompt, track, draw, frame, features)
         prediction = self._remember([track], [draw], features, decoded, clock, prompted=True)[0]
         # Only now: an object whose memory could not be made must not be there on the next frame.
         track.label = prompt.label or track.label
@@ -261,19 +262,19 @@ class PanoTracker:
         prompt: Prompt,
         track: _Track,
         draw: Sequence[LongTermEntry],
+        frame: Tensor,
         features: ImageFeatures,
-        size_hw: tuple[int, int],
     ) -> Decoded:
         pano = self.config.wraps
         if prompt.mask is not None:
             masks = self._mask_input(prompt.mask)
             return prompt_masks(self.model, features, masks, pano=pano)
-        points = self._point_input(prompt, size_hw)
+        points = self._point_input(prompt, (frame.shape[-2], frame.shape[-1]))
         if prompt.refine:
             now = self._frame_index
             decoded = correct(self.model, features, [track.memory], [draw], now, points, pano=pano)
         else:
-            decoded = prompt_points(self.model, features, points, pano=pano)
+            decoded = self._segment(points, frame, features)
         if not (self.config.motion_gate_deg and pano):
             return decoded
         said = prompt_region(points, (decoded.logits.shape[-2], decoded.logits.shape[-1]))
@@ -283,6 +284,18 @@ class PanoTracker:
         elif prompt.box is not None:
             decoded = decoded._replace(logits=decoded.logits.where(near, OUTSIDE))
         return stay_near(self.model, decoded, near)
+
+    def _segment(self, points: PointPrompts, frame: Tensor, features: ImageFeatures) -> Decoded:
+        """Find what was clicked: in a view about it, or on the panorama."""
+        pano = self.config.wraps
+        seen = None
+        if pano and self.config.prompt_view == "auto":
+            seen = look(self.model, frame, points)
+        if seen is None:
+            return prompt_points(self.model, features, points, pano=pano)
+        mask = F.interpolate((seen.logits > 0).float(), scale_factor=MASK_STRIDE)
+        taken = prompt_masks(self.model, features, mask, pano=pano)
+        return taken._replace(logits=seen.logits, score=seen.score, object_logit=seen.object_logit)
 
     def _new_track(self, prompt: Prompt) -> _Track:
         memory = ObjectMemory(
