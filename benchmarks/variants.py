@@ -29,7 +29,7 @@ from panosam2_core import ModelConfig, Prompt
 from panosam2_core.build import VARIANTS, build_model
 from panosam2_core.memory.bank import FrameMemory, LongTermEntry, ObjectMemory
 from panosam2_core.model import PanoSAM2
-from panosam2_core.step import propagate, remember
+from panosam2_core.step import observe, propagate
 
 LONG_FRAMES = 2
 EQUAL_FRAMES = 9  # the last one no longer sees the map of frame 1
@@ -105,7 +105,7 @@ def gflops(config: ModelConfig) -> dict[str, float]:
             decoded = propagate(model, features, [memory], [draw], now, pano=pano)
         stages["track"] = counter.get_total_flops() / 1e9
         with FlopCounterMode(display=False) as counter:
-            remember(model, features, [memory], decoded, now, prompted=False, pano=pano)
+            observe(model, features, decoded, now, prompted=False, pano=pano)
         stages["remember"] = counter.get_total_flops() / 1e9
     return {**stages, "total": sum(stages.values())}
 

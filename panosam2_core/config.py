@@ -68,6 +68,9 @@ class ModelConfig:
             )
 
 
+PROMPT_VIEWS = ("sphere", "auto")
+
+
 @dataclass(frozen=True)
 class TrackerConfig:
     """How one stream is followed.
@@ -109,7 +112,7 @@ class TrackerConfig:
     long_capacity: int = 512
     long_spacing: int = 8
     half_maps: bool = True
-    prompt_view: str = "sphere"
+    prompt_view: str = "auto"
     motion_gate_deg: float = 12.0
     seed: int | None = None
 
@@ -119,8 +122,10 @@ class TrackerConfig:
         Raises:
             ConfigError: naming the field, its range and the value.
         """
-        if self.prompt_view not in ("sphere", "auto"):
-            raise ConfigError(f"prompt_view must be sphere or auto, got {self.prompt_view!r}")
+        if self.prompt_view not in PROMPT_VIEWS:
+            raise ConfigError(
+                f"prompt_view must be one of {PROMPT_VIEWS}, got {self.prompt_view!r}"
+            )
         if not 0 < self.hfov_deg <= 360:
             raise ConfigError(f"hfov_deg must be in (0, 360], got {self.hfov_deg}")
         ranges = {

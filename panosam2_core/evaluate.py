@@ -19,7 +19,7 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from panosam2_core.build import load_model
-from panosam2_core.config import TrackerConfig
+from panosam2_core.config import PROMPT_VIEWS, TrackerConfig
 from panosam2_core.data.synthetic import SyntheticWorld
 from panosam2_core.errors import PanoSAM2Error
 from panosam2_core.evaluation.scores import mean
@@ -47,7 +47,12 @@ def main(argv: list[str] | None = None) -> int:
             args.model, checkpoint=args.checkpoint, device=args.device, input_size=size
         )
         tracker = PanoTracker(
-            model, TrackerConfig(long_frames=args.long_frames, motion_gate_deg=args.motion_gate)
+            model,
+            TrackerConfig(
+                long_frames=args.long_frames,
+                prompt_view=args.prompt_view,
+                motion_gate_deg=args.motion_gate,
+            ),
         )
         world = SyntheticWorld(split=args.split)
     except PanoSAM2Error as error:
@@ -82,6 +87,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--prompt", choices=PROMPTS, default="mask", help="kind of prompt")
     parser.add_argument("--clips", type=int, default=0, help="how many; 0: all of the test split")
     parser.add_argument("--long-frames", type=int, default=2, help="N_l of LSMM; 0: off")
+    parser.add_argument(
+        "--prompt-view",
+        choices=PROMPT_VIEWS,
+        default=TrackerConfig.prompt_view,
+        help="where points and boxes are resolved",
+    )
     gate = TrackerConfig.motion_gate_deg
     parser.add_argument(
         "--motion-gate", type=float, default=gate, metavar="DEG", help="per frame; 0: off"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from panosam2_core.memory.bank import FrameMemory, ObjectMemory
+from panosam2_core.memory.bank import FrameMemory, ObjectMemory, Observation
 from panosam2_core.memory.tokens import LongDraws, pack
 from panosam2_core.model import Decoded, ImageFeatures, PanoSAM2, PointPrompts
 from panosam2_core.motion import keep_near
@@ -155,50 +155,50 @@ def stay_near(model: PanoSAM2, decoded: Decoded, near: Tensor) -> Decoded:
     )
 
 
-def remember(
+def observe(
     model: PanoSAM2,
     features: ImageFeatures,
-    memories: Sequence[ObjectMemory],
     decoded: Decoded,
     frame: int,
     *,
     prompted: bool,
     pano: bool,
     map_dtype: torch.dtype = torch.float32,
-) -> Tensor:
-    """Store a decoded frame in the memories of its B objects.
+) -> list[Observation]:
+    """Make memories of a decoded frame; :meth:`ObjectMemory.observe` stores them.
 
     Args:
         model: the network.
         features: of B objects.
-        memories: of the same objects; changed in place.
-        decoded: their masks.
+        decoded: masks of the same objects.
         frame: index of the frame.
         prompted: whether the user prompted it.
         pano: circular columns.
         map_dtype: of the stored maps (SAM2 stores bfloat16).
 
     Returns:
-        (B, 1, 4h, 4w) the decoded logits, gated by visibility.
+        One per object.
     """
     gated = model.gate(decoded.logits, decoded.object_logit)
     mask = model.encode_mask(gated, pano=pano)
     encoded = model.encode_memory(features, mask, decoded.object_logit, pano=pano).to(map_dtype)
     width = model.grid_hw[1]
-    for index, memory in enumerate(memories):
-        record = FrameMemory(frame, encoded[index], decoded.pointer[index])
-        (memory.remember_prompted if prompted else memory.remember_tracked)(record)
-        memory.previous_mask = mask[index]
     last = decoded.centers
     if last is None:
-        last = torch.full((len(memories),), width // 2, device=gated.device)
-    for memory, center in zip(memories, center_columns(gated, width, last), strict=True):
-        memory.center = center
-    inside = gated > 0
-    for memory, region in zip(memories, inside, strict=True):
-        if region.any():
-            memory.region, memory.seen = region, frame
-    return gated
+        last = torch.full((len(gated),), width // 2, device=gated.device)
+    centers = center_columns(gated, width, last)
+    regions = gated > 0
+    return [
+        Observation(
+            memory=FrameMemory(frame, encoded[i], decoded.pointer[i]),
+            object_logit=decoded.object_logit[i, 0],
+            prompted=prompted,
+            previous_mask=mask[i],
+            center=centers[i],
+            region=regions[i] if bool(regions[i].any()) else None,
+        )
+        for i in range(len(gated))
+    ]
 
 
 def center_columns(logits: Tensor, columns: int, fallback: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ from rich.text import Text
 
 from panosam2_core.arguments import numbers
 from panosam2_core.build import load_model
-from panosam2_core.config import TrackerConfig
+from panosam2_core.config import PROMPT_VIEWS, TrackerConfig
 from panosam2_core.errors import PanoSAM2Error, PromptError
 from panosam2_core.media.bag import is_bag, open_bag
 from panosam2_core.media.frames import FrameSource, SourceError, open_frames
@@ -124,6 +124,12 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     network.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     network.add_argument("--precision", default="auto", help="auto, float32 or bfloat16")
     network.add_argument("--long-frames", type=int, default=2, help="N_l of LSMM; 0: off")
+    network.add_argument(
+        "--prompt-view",
+        choices=PROMPT_VIEWS,
+        default=TrackerConfig.prompt_view,
+        help="where points and boxes are resolved; auto looks closely at small objects",
+    )
     gate = TrackerConfig.motion_gate_deg
     network.add_argument(
         "--motion-gate", type=float, default=gate, metavar="DEG", help="per frame; 0: off"
@@ -144,6 +150,7 @@ def _run(args: argparse.Namespace, console: Console, signals: list[int]) -> None
         pano=not args.flat,
         hfov_deg=args.hfov,
         long_frames=args.long_frames,
+        prompt_view=args.prompt_view,
         motion_gate_deg=args.motion_gate,
     )
     model = load_model(
@@ -215,6 +222,7 @@ def _settings(args: argparse.Namespace, prompts: list[Prompt]) -> dict[str, Any]
         "variant": args.variant,
         "checkpoint": str(args.checkpoint.resolve()) if args.checkpoint else None,
         "long_frames": args.long_frames,
+        "prompt_view": args.prompt_view,
         "motion_gate_deg": args.motion_gate,
     }
 

@@ -7,7 +7,7 @@ import io
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +22,7 @@ from panosam2_core.config import TrackerConfig
 from panosam2_core.errors import FrameError, PromptError, SnapshotError, UnknownObjectError
 from panosam2_core.geometry.erp import resize_wrap
 from panosam2_core.geometry.region import RegionMeasure, measure
-from panosam2_core.memory.bank import FrameMemory, LongTermEntry, ObjectMemory
+from panosam2_core.memory.bank import FrameMemory, LongTermEntry, ObjectMemory, Observation
 from panosam2_core.memory.sampling import best_spaced, draw_by_visibility
 from panosam2_core.memory.tokens import LongDraws, layout
 from panosam2_core.model import MASK_STRIDE, Decoded, ImageFeatures, PanoSAM2, PointPrompts
@@ -32,10 +32,10 @@ from panosam2_core.prompts import Prompt, box_span, check_prompt
 from panosam2_core.results import FrameResult, ObjectResult, ObjectState
 from panosam2_core.step import (
     correct,
+    observe,
     prompt_masks,
     prompt_points,
     propagate,
-    remember,
     stay_near,
 )
 
@@ -59,9 +59,10 @@ class _Prediction:
     """One object on the current frame, still on the device."""
 
     track: _Track
+    label: str
     logits: Tensor  # (1, 4h, 4w)
     score: Tensor
-    object_logit: Tensor
+    observation: Observation
     drawn: Sequence[LongTermEntry]
 
 
@@ -101,7 +102,7 @@ class PanoTracker:
     def reset(self) -> None:
         """Forget all objects and start counting frames at 0."""
         self._tracks: dict[int, _Track] = {}
-        self._frame_index = -1
+        self._now = 0  # index of the frame that comes next
 
     def remove(self, object_id: int) -> None:
         """Stop tracking one object; the others are not affected.
@@ -133,7 +134,7 @@ class PanoTracker:
             What :meth:`restore` takes; the model is not in it.
         """
         file = io.BytesIO()
-        torch.save((self._frame_index, self._tracks), file)
+        torch.save({"next_frame": self._now, "tracks": self._tracks}, file)
         return file.getvalue()
 
     def restore(self, snapshot: bytes) -> int:
@@ -150,15 +151,16 @@ class PanoTracker:
         """
         try:
             with torch.serialization.safe_globals(_SNAPSHOT_TYPES):
-                index, tracks = torch.load(
+                state = torch.load(
                     io.BytesIO(snapshot),
                     map_location=self.model.pixel_mean.device,
                     weights_only=True,
                 )
+            now, tracks = int(state["next_frame"]), state["tracks"]
         except Exception as error:  # torch names no exceptions for what damaged files do to it
             raise SnapshotError(f"the saved state cannot be read: {error}") from error
-        self._frame_index, self._tracks = index, tracks
-        return self._frame_index + 1
+        self._now, self._tracks = now, tracks
+        return now
 
     def check_prompt(self, prompt: Prompt, size_hw: tuple[int, int]) -> None:
         """Check a prompt without changing anything.
@@ -199,7 +201,9 @@ class PanoTracker:
 
         Raises:
             FrameError: for a frame of another type or shape.
-            PromptError: for a prompt that cannot be applied. Nothing has changed then.
+            PromptError: for a prompt that cannot be applied.
+
+        Whatever is raised, out of memory included: nothing has changed then.
         """
         size_hw = _check_frame(frame)
         self.check_prompts(prompts, size_hw)
@@ -211,13 +215,26 @@ class PanoTracker:
         with self.model.autocast():
             with clock.stage("encode"):
                 features = self.model.encode_image(images, pano=self.config.wraps)
-            self._frame_index += 1
             prompted = [self._apply(prompt, frames, features, clock) for prompt in prompts]
             fresh = {prediction.track.object_id for prediction in prompted}
             tracked = self._propagate([i for i in self._tracks if i not in fresh], features, clock)
         predictions = {p.track.object_id: p for p in (*prompted, *tracked)}
+        order = dict.fromkeys((*self._tracks, *predictions))
         with clock.stage("postprocess"):
-            return self._report([predictions[i] for i in self._tracks], size_hw, clock)
+            result = self._report([predictions[i] for i in order], size_hw, clock)
+        self._commit(predictions, result)
+        return result
+
+    def _commit(self, predictions: Mapping[int, _Prediction], result: FrameResult) -> None:
+        """The only place where a step changes the state, after all that can fail."""
+        for object_id, found in result.objects.items():
+            prediction = predictions[object_id]
+            track = prediction.track
+            track.memory.observe(prediction.observation)
+            track.last_seen = self._now - found.frames_since_seen
+            track.label = found.label
+            self._tracks[object_id] = track
+        self._now += 1
 
     def check_prompts(self, prompts: Sequence[Prompt], size_hw: tuple[int, int]) -> None:
         """Check the prompts of one frame without changing anything.
@@ -246,16 +263,13 @@ class PanoTracker:
     def _apply(
         self, prompt: Prompt, frame: Tensor, features: ImageFeatures, clock: _Clock
     ) -> _Prediction:
-        """Segment a prompted object and start or continue its track."""
+        """Segment a prompted object, new or known."""
         track = self._tracks.get(prompt.object_id) or self._new_track(prompt)
         draw = self._draw(track) if prompt.refine else ()
         with clock.stage("decode"):
             decoded = self._decode_prompt(prompt, track, draw, frame, features)
-        prediction = self._remember([track], [draw], features, decoded, clock, prompted=True)[0]
-        # Only now: an object whose memory could not be made must not be there on the next frame.
-        track.label = prompt.label or track.label
-        self._tracks[prompt.object_id] = track
-        return prediction
+        prediction = self._observe([track], [draw], features, decoded, clock, prompted=True)[0]
+        return dataclasses.replace(prediction, label=prompt.label or track.label)
 
     def _decode_prompt(
         self,
@@ -271,7 +285,7 @@ class PanoTracker:
             return prompt_masks(self.model, features, masks, pano=pano)
         points = self._point_input(prompt, (frame.shape[-2], frame.shape[-1]))
         if prompt.refine:
-            now = self._frame_index
+            now = self._now
             decoded = correct(self.model, features, [track.memory], [draw], now, points, pano=pano)
         else:
             decoded = self._segment(points, frame, features)
@@ -309,7 +323,7 @@ class PanoTracker:
                 device=self.model.pixel_mean.device,
             ),
         )
-        now = self._frame_index
+        now = self._now
         return _Track(prompt.object_id, prompt.label, memory, now, now)
 
     def _mask_input(self, mask: npt.NDArray[np.generic]) -> Tensor:
@@ -375,12 +389,12 @@ class PanoTracker:
                     shared,
                     [track.memory for track in tracks],
                     draws,
-                    self._frame_index,
+                    self._now,
                     pano=self.config.wraps,
                 )
             if self.config.motion_gate_deg and self.config.wraps:
                 decoded = stay_near(self.model, decoded, self._reachable(tracks, decoded.logits))
-            predictions += self._remember(tracks, draws, shared, decoded, clock, prompted=False)
+            predictions += self._observe(tracks, draws, shared, decoded, clock, prompted=False)
         return predictions
 
     def _reachable(self, tracks: Sequence[_Track], masks: Tensor) -> Tensor:
@@ -389,11 +403,11 @@ class PanoTracker:
         everywhere = torch.ones_like(masks[0], dtype=torch.bool)
         memories = [track.memory for track in tracks]
         regions = [everywhere if m.region is None else m.region for m in memories]
-        angles = [min(math.pi, per_frame * (self._frame_index - m.seen)) for m in memories]
+        angles = [min(math.pi, per_frame * (self._now - m.seen)) for m in memories]
         return spread(torch.stack(regions), angles)
 
     def _draw(self, track: _Track) -> Sequence[LongTermEntry]:
-        memory, now = track.memory, self._frame_index
+        memory, now = track.memory, self._now
         if not (self.config.long_frames and self.model.config.long_memory and memory.recent):
             return ()
         candidates = memory.long_candidates(now)
@@ -403,7 +417,7 @@ class PanoTracker:
         generator = np.random.default_rng((self.config.seed, track.object_id, now))
         return draw_by_visibility(candidates, self.config.long_frames, generator)
 
-    def _remember(
+    def _observe(
         self,
         tracks: Sequence[_Track],
         draws: LongDraws,
@@ -414,23 +428,23 @@ class PanoTracker:
         prompted: bool,
     ) -> list[_Prediction]:
         with clock.stage("remember"):
-            remember(
+            observations = observe(
                 self.model,
                 features,
-                [track.memory for track in tracks],
                 decoded,
-                self._frame_index,
+                self._now,
                 prompted=prompted,
                 pano=self.config.wraps,
                 map_dtype=torch.bfloat16 if self.config.half_maps else torch.float32,
             )
-            logits = decoded.object_logit[:, 0].tolist()
-            for i, track in enumerate(tracks):
-                entry = LongTermEntry(self._frame_index, decoded.pointer[i], logits[i])
-                track.memory.remember_long(entry)
         return [
             _Prediction(
-                track, decoded.logits[i], decoded.score[i], decoded.object_logit[i, 0], draws[i]
+                track,
+                track.label,
+                decoded.logits[i],
+                decoded.score[i],
+                observations[i],
+                draws[i],
             )
             for i, track in enumerate(tracks)
         ]
@@ -449,11 +463,11 @@ class PanoTracker:
                 wins = (full > highest).cpu().numpy() & result.mask
                 labels[wins] = result.object_id
                 highest = torch.maximum(highest, full)
-        return FrameResult(self._frame_index, size_hw, objects, labels, dict(clock.stages))
+        return FrameResult(self._now, size_hw, objects, labels, clock.stages)
 
     def _object_result(self, prediction: _Prediction, full: Tensor) -> ObjectResult:
         track, config = prediction.track, self.config
-        logit = float(prediction.object_logit)
+        logit = float(prediction.observation.object_logit)
         visibility = 1 / (1 + float(np.exp(-logit)))
         mask = (full > config.mask_threshold).cpu().numpy()
         region = (
@@ -463,21 +477,19 @@ class PanoTracker:
         )
         if region is None:
             mask = np.zeros(mask.shape, np.bool_)
-        else:
-            track.last_seen = self._frame_index
-        unseen = self._frame_index - track.last_seen
+        unseen = self._now - track.last_seen if region is None else 0
         lost = unseen > config.lost_after_frames
         hidden = ObjectState.LOST if lost else ObjectState.OCCLUDED
         return ObjectResult(
             object_id=track.object_id,
-            label=track.label,
+            label=prediction.label,
             state=hidden if region is None else ObjectState.VISIBLE,
             mask=mask,
             logits=prediction.logits[0].float().cpu().numpy(),
             visibility=visibility,
             visibility_logit=logit,
             mask_score=float(prediction.score),
-            age=self._frame_index - track.added,
+            age=self._now - track.added,
             frames_since_seen=unseen,
             long_term_frames=tuple(entry.frame for entry in prediction.drawn),
             **(_NOWHERE if region is None else dict(_fields(region))),

@@ -14,6 +14,7 @@ from rcl_interfaces.msg import (
 )
 
 from panosam2_core import TrackerConfig
+from panosam2_core.config import PROMPT_VIEWS
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -84,6 +85,13 @@ SETTINGS = (
         1000,
         "How far a prompt's stamp may be ahead of the newest image, in milliseconds.",
         (0, 60000),
+    ),
+    Setting(
+        "prompt.view",
+        _TRACKER.prompt_view,
+        "Where clicks and boxes are resolved. auto: a close view about small objects.",
+        None,
+        PROMPT_VIEWS,
     ),
     Setting(
         "projection",

@@ -182,6 +182,7 @@ class TrackerNode(LifecycleNode):
                 mask_threshold=values["mask_threshold"],
                 occluded_below=values["visibility.occluded_below"],
                 max_objects=values["max_objects"],
+                prompt_view=values["prompt.view"],
             ),
         )
         _warm_up(tracker, values["warmup_frames"])

@@ -273,25 +273,24 @@ def wrap_pad(x: Tensor, left: int, right: int | None = None) -> Tensor:
 
     Args:
         x: ``(..., W)`` tensor.
-        left: Columns to add on the left, 0..W; they repeat the right end.
-        right: Columns to add on the right, 0..W; they repeat the left end. None: as ``left``.
+        left: Columns to add on the left; they repeat the right end, as often as it takes.
+        right: Columns to add on the right; they repeat the left end. None: as ``left``.
 
     Returns:
         ``(..., left + W + right)`` tensor (paper section 3.1, the wrap padding).
 
     Raises:
-        ValueError: A padding is negative or larger than W.
+        ValueError: A padding is negative.
     """
     right = left if right is None else right
     width = x.shape[-1]
-    if not (0 <= left <= width and 0 <= right <= width):
-        raise ValueError(
-            f"expected paddings between 0 and the width {width}, got left={left}, "
-            f"right={right}; pad a wider tensor or use smaller kernels"
-        )
+    if left < 0 or right < 0:
+        raise ValueError(f"expected paddings of 0 or more, got left={left}, right={right}")
     if left == 0 and right == 0:
         return x
-    return torch.cat((x[..., width - left :], x, x[..., :right]), dim=-1)
+    turns = left // width + 1 + right // width
+    ends = x[..., width - left % width :], x[..., : right % width]
+    return torch.cat((ends[0], *[x] * turns, ends[1]), dim=-1)
 
 
 def roll_yaw(x: Tensor, shift_px: int) -> Tensor:

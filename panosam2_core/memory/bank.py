@@ -44,6 +44,27 @@ class LongTermEntry:
     object_logit: float
 
 
+@dataclass(frozen=True)
+class Observation:
+    """What one object leaves behind on one frame.
+
+    Attributes:
+        memory: of the frame.
+        object_logit: visibility logit.
+        prompted: the user said on this frame what the object is.
+        previous_mask: (C, h, w) the mask as the next frame's decoder takes it.
+        center: () long, token column of the object's centre.
+        region: (1, 4h, 4w) bool, its mask; ``None`` when it was not seen.
+    """
+
+    memory: FrameMemory
+    object_logit: Tensor
+    prompted: bool
+    previous_mask: Tensor
+    center: Tensor
+    region: Tensor | None
+
+
 @dataclass
 class ObjectMemory:
     """All that is remembered of one object. Tensors live on the model's device.
@@ -89,6 +110,20 @@ class ObjectMemory:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self.recent, self.recent_pointers = deque(self.recent), deque(self.recent_pointers)
+
+    def observe(self, observation: Observation) -> None:
+        """Keep what a frame showed.
+
+        Args:
+            observation: newer than all before it.
+        """
+        memory = observation.memory
+        (self.remember_prompted if observation.prompted else self.remember_tracked)(memory)
+        logit = observation.object_logit.item()
+        self.remember_long(LongTermEntry(memory.frame, memory.pointer, logit))
+        self.previous_mask, self.center = observation.previous_mask, observation.center
+        if observation.region is not None:
+            self.region, self.seen = observation.region, memory.frame
 
     def remember_prompted(self, memory: FrameMemory) -> None:
         """Keep a prompted frame.

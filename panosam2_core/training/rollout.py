@@ -15,7 +15,7 @@ from panosam2_core.losses.criterion import FrameLoss, LossConfig, frame_loss
 from panosam2_core.memory.bank import LongTermEntry, ObjectMemory
 from panosam2_core.memory.sampling import draw_by_visibility
 from panosam2_core.model import Decoded, ImageFeatures, PanoSAM2, PointPrompts
-from panosam2_core.step import prompt_masks, prompt_points, propagate, remember
+from panosam2_core.step import observe, prompt_masks, prompt_points, propagate
 from panosam2_core.training.samples import LOSS_STRIDE, Sample
 
 PROMPT_KINDS = ("mask", "point", "box")
@@ -73,10 +73,9 @@ def rollout(
             losses.append(_loss(decoded, sample, frame, loss))
         if schedule.truth_every and frame % schedule.truth_every == 0:
             decoded = _with_truth(decoded, sample, frame)
-        remember(model, features, memories, decoded, frame, prompted=frame == 0, pano=True)
-        for i, memory in enumerate(memories):
-            entry = LongTermEntry(frame, decoded.pointer[i], decoded.object_logit[i].item())
-            memory.remember_long(entry)
+        seen = observe(model, features, decoded, frame, prompted=frame == 0, pano=True)
+        for memory, observation in zip(memories, seen, strict=True):
+            memory.observe(observation)
     return losses
 
 

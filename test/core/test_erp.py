@@ -141,8 +141,11 @@ def test_wrap_pad_equals_circular_pad():
     torch.testing.assert_close(erp.wrap_pad(x, 0, 2), torch.cat((x, x[..., :2]), -1))
     torch.testing.assert_close(erp.wrap_pad(x, 7), torch.cat((x, x, x), -1))
     assert erp.wrap_pad(x, 0) is x
-    for left, right in ((-1, 0), (8, 0), (0, 8)):
-        with pytest.raises(ValueError, match="width 7"):
+    torch.testing.assert_close(
+        erp.wrap_pad(x, 9, 15), torch.cat((x[..., 5:], *[x] * 4, x[..., :1]), -1)
+    )
+    for left, right in ((-1, 0), (0, -1)):
+        with pytest.raises(ValueError, match="0 or more"):
             erp.wrap_pad(x, left, right)
 
 

@@ -66,7 +66,7 @@ def test_on_squares_both_are_the_same(side: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "size_hw", [(256, 512), (448, 896), (512, 1024), (672, 1344), (256, 256), (512, 512)]
+    "size_hw", [(32, 64), (256, 512), (448, 896), (512, 1024), (672, 1344), (256, 256), (512, 512)]
 )
 def test_a_stream_runs_at_every_size(size_hw: tuple[int, int]) -> None:
     """Every attention of the network is told its grid, and refuses another one."""

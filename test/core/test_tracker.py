@@ -22,6 +22,7 @@ from panosam2_core import (
     TrackerConfig,
     UnknownObjectError,
 )
+from panosam2_core import tracker as tracker_module
 from panosam2_core.errors import SnapshotError
 from panosam2_core.model import PanoSAM2
 
@@ -471,3 +472,45 @@ def test_a_snapshot_that_is_none_changes_nothing(
             tracker.restore(damaged)
     assert tracker.object_ids == (1,)
     assert tracker.step(noise_frames[2]).frame_index == 2
+
+
+@pytest.mark.parametrize(
+    "broken", ["observe", "propagate", "prompt_points", "measure", "resize_wrap"]
+)
+def test_a_step_that_fails_half_way_changes_nothing(
+    small_nano: PanoSAM2, noise_frames: Frames, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """Out of memory on the last of three objects: the next frame goes on as if it never was."""
+
+    def prompts(t: int) -> list[Prompt]:
+        return [Prompt(t + 1, points=[(40.0 * t + 20, 30.0)])] if t < 3 else []
+
+    def run(fail: bool) -> list[npt.NDArray[np.float32]]:
+        tracker = PanoTracker(small_nano, TrackerConfig(long_capacity=4))  # rows are reused
+        logits = []
+        for t, frame in enumerate(noise_frames[:12]):
+            if fail and (t == 2 or t > 9):
+                before = tracker.snapshot()
+                with monkeypatch.context() as patch:
+                    patch.setattr(tracker_module, broken, failing(broken))
+                    with pytest.raises(MemoryError, match="no more"):
+                        tracker.step(frame, [*prompts(t), Prompt(9, points=[(100.0, 20.0)])])
+                assert tracker.snapshot() == before
+            result = tracker.step(frame, prompts(t))
+            logits += [found.logits for found in result.objects.values()]
+        return logits
+
+    def failing(name: str):
+        real, calls = getattr(tracker_module, name), []
+
+        def fails_the_second_time(*args: object, **kwargs: object) -> object:
+            calls.append(name)
+            if len(calls) == least[name]:
+                raise MemoryError("no more")
+            return real(*args, **kwargs)
+
+        return fails_the_second_time
+
+    least = {"observe": 2, "propagate": 1, "prompt_points": 1, "measure": 2, "resize_wrap": 2}
+    for wanted, got in zip(run(fail=False), run(fail=True), strict=True):
+        np.testing.assert_array_equal(got, wanted)
