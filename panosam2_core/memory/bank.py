@@ -119,7 +119,7 @@ class ObjectMemory:
         """
         memory = observation.memory
         (self.remember_prompted if observation.prompted else self.remember_tracked)(memory)
-        logit = observation.object_logit.item()
+        logit = observation.object_logit.detach().item()
         self.remember_long(LongTermEntry(memory.frame, memory.pointer, logit))
         self.previous_mask, self.center = observation.previous_mask, observation.center
         if observation.region is not None:

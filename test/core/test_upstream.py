@@ -234,17 +234,30 @@ def test_sam_2_0_equals_the_video_predictor(video: tuple[Path, Frames], tmp_path
 def test_the_larger_variants_equal_the_video_predictor(
     variant: str, video: tuple[Path, Frames], tmp_path: Path
 ) -> None:
-    """They differ from Hiera-T in the trunk only, so a few frames with memory tell."""
+    """Every kind of prompt at once, and a second one for one of the three on a later frame."""
     folder, frames = video
-    few = 4  # of the whole video: SAM2 scales the age of pointers by the length of a short one
+    again = 9
     larger = build_predictor(variant)
     path = tmp_path / "weights.pt"
     torch.save({"model": larger.state_dict()}, path)
     assert sum(p.numel() for p in larger.parameters()) == official_file(variant).parameters
-    click = {"points": [[120, 100]], "labels": [1]}
-    expected = upstream_logits(larger, folder, click, count=few)
-    ours = Prompt(1, points=[(120.5, 100.5)])
-    check_equal(our_logits(path, frames[:few], ours, variant=variant), expected)
+    mask = np.zeros((SIZE, SIZE), bool)
+    mask[30:120, 140:230] = True
+    state = larger.init_state(str(folder))
+    ask(larger, state, 0, obj_id=1, points=[[120, 100]], labels=[1])
+    ask(larger, state, 0, obj_id=2, box=[20, 150, 90, 240], points=[[40, 200]], labels=[0])
+    ask(larger, state, 0, obj_id=3, mask=mask)
+    track_to(larger, state, 0, again - 1)
+    ask(larger, state, again, obj_id=1, box=[60, 50, 180, 170])
+    track_to(larger, state, again, FRAMES - 1)
+    ours = (
+        Prompt(1, points=[(120.5, 100.5)]),
+        Prompt(2, points=[(40.5, 200.5)], labels=[0], box=(20.5, 150.5, 90.5, 240.5)),
+        Prompt(3, mask=mask),
+    )
+    later = {again: Prompt(1, box=(60.5, 50.5, 180.5, 170.5))}
+    got = our_logits(path, frames, *ours, later=later, variant=variant)
+    check_equal(got, logits_in(state, FRAMES))
     with pytest.raises(CheckpointError, match=re.escape(f"holds {variant!r}, expected 'hiera_t'")):
         load_model("hiera_t", checkpoint=path, device="cpu", input_size=(SIZE, SIZE))
 

@@ -55,14 +55,14 @@ def ask(predictor: SAM2VideoPredictor, state: dict[str, Any], frame: int, **prom
 
 
 def upstream_logits(
-    predictor: SAM2VideoPredictor, folder: Path, *prompts: dict[str, Any], count: int = FRAMES
+    predictor: SAM2VideoPredictor, folder: Path, *prompts: dict[str, Any]
 ) -> list[Any]:
     """For each frame (objects, H / 4, W / 4); the prompts are of objects 1, 2, ... on frame 0."""
     state = predictor.init_state(str(folder))
     for i, prompt in enumerate(prompts):
         ask(predictor, state, 0, obj_id=i + 1, **prompt)
-    track_to(predictor, state, 0, count - 1)
-    return logits_in(state, count)
+    track_to(predictor, state, 0, FRAMES - 1)
+    return logits_in(state, FRAMES)
 
 
 def track_to(predictor: SAM2VideoPredictor, state: dict[str, Any], first: int, last: int) -> None:
