@@ -78,8 +78,10 @@ def test_draws_follow_algorithm_1() -> None:
         drawn = draw_by_visibility(entries, 2, generator)
         counts[drawn[0].frame, drawn[1].frame] += 1
     assert chisquare(list(counts.values()), 4000 * probability).pvalue > 1e-3
-    # The test can fail: uniform draws are far away from these counts.
+    # The test can fail: on uniform draws, and on the likely mistake, pairs drawn independently.
     assert chisquare(list(counts.values()), [4000 / 6] * 6).pvalue < 1e-6
+    both = np.array([weights[i] * weights[j] for i, j in pairs])
+    assert chisquare(list(counts.values()), 4000 * both / both.sum()).pvalue < 1e-6
 
 
 @given(
