@@ -23,8 +23,19 @@ from panosam2_core.config import PROMPT_VIEWS, TrackerConfig
 from panosam2_core.data.synthetic import SyntheticWorld
 from panosam2_core.errors import PanoSAM2Error
 from panosam2_core.evaluation.scores import mean
-from panosam2_core.evaluation.synthetic import PROMPTS, ClipScore, evaluate
+from panosam2_core.evaluation.synthetic import PROMPTS, SUBSETS, ClipScore, evaluate
 from panosam2_core.tracker import PanoTracker
+
+COLUMNS = {
+    "objects": "n",
+    "j_and_f": "J&F",
+    "j": "J",
+    "f": "F",
+    "f_wrap": "F wrap",
+    "mean_iou": "IoU",
+    "visible_recall": "seen",
+    "absent_recall": "absent",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -61,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     clips = min(args.clips or len(world), len(world))
 
     def report(row: ClipScore) -> None:
-        flags = [name for name in ("seam", "occlusion", "lookalike") if getattr(row, name)]
+        flags = [name for name in SUBSETS if name in row.subsets]
         iou = mean(row.score.iou)
         shown = "never visible" if iou is None else f"IoU {iou:.3f}"
         console.print(f"clip {row.index + 1}/{clips} {shown} {' '.join(flags)}")
@@ -103,15 +114,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _table(result: dict[str, Any]) -> Table:
-    columns: tuple[str, ...] = ("objects", "mean_iou", "mean_iou_small", "mean_iou_large")
-    columns += ("visible_recall", "absent_recall")
     title = f"{result['model']} on synthetic-{result['split']}, {result['prompt']} prompt"
-    table = Table("subset", *columns, title=f"{title}, {result['fps']:.1f} frames/s")
-    for name in ("all", "seam", "occlusion", "lookalike"):
-        row = result[name]
-        cells = (f"{row[c]:.3f}" if isinstance(row[c], float) else str(row[c]) for c in columns)
-        table.add_row(name, *cells)
+    table = Table("subset", *COLUMNS.values(), title=f"{title}, {result['fps']:.1f} frames/s")
+    for name, row in {"all": result, **{name: result[name] for name in SUBSETS}}.items():
+        table.add_row(name, *(_cell(row[key]) for key in COLUMNS))
     return table
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

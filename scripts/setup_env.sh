@@ -16,10 +16,11 @@ case "$venv" in /*) ;; *) venv="$root/$venv" ;; esac
 torch_spec="${TORCH_SPEC:-torch==2.13.0+cpu}"
 cpu_index="https://download.pytorch.org/whl/cpu"
 sam2_spec="sam2==1.1.0"
+peer_metrics_spec="vos-benchmark==0.1.0"
 log="$venv/setup.log"
 stamps="$venv/stamps"
 step=0
-steps=7
+steps=8
 
 # A sourced ROS distribution would mix its own rclpy with ours.
 unset PYTHONPATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH LD_LIBRARY_PATH ROS_DISTRO
@@ -121,6 +122,11 @@ install_sam2() {
   SAM2_BUILD_CUDA=0 "$venv/bin/python" -m pip install --no-deps --no-build-isolation "$sam2_spec"
 }
 
+# Without dependencies: it asks for a second OpenCV, which would overwrite the one that is there.
+install_peer_metrics() {
+  "$venv/bin/python" -m pip install --no-deps "$peer_metrics_spec"
+}
+
 # The wheels were built in another place: their CMake files name its Python and numpy headers.
 install_ros() {
   scripts_requirements ros >"$venv/requirements-ros.txt"
@@ -174,6 +180,7 @@ mkdir -p "$venv"
 h_venv="$(printf '%s %s' "$python_id" "$venv" | hash_of)"
 h_torch="$(printf '%s %s %s' "$h_venv" "$torch_spec" "${TORCH_INDEX_URL:-}" | hash_of)"
 h_packages="$({ echo "$h_torch"; "$python" scripts/requirements.py core; "$python" scripts/requirements.py dev; } | hash_of)"
+h_peer="$(printf '%s %s' "$h_packages" "$peer_metrics_spec" | hash_of)"
 h_sam2="$(printf '%s %s' "$h_packages" "$sam2_spec" | hash_of)"
 h_ros="$({ echo "$h_venv"; "$python" scripts/requirements.py ros; } | hash_of)"
 h_messages="$({ echo "$h_ros $root"; cat msg/*.msg CMakeLists.txt package.xml; } | hash_of)"
@@ -183,6 +190,7 @@ run "Python" "$h_venv" make_venv
 run "torch" "$h_torch" install_torch
 run "Python packages" "$h_packages" install_packages
 run "sam2" "$h_sam2" install_sam2
+run "vos-benchmark" "$h_peer" install_peer_metrics
 run "ROS 2 Jazzy wheels" "$h_ros" install_ros
 run "ROS messages" "$h_messages" build_messages
 run "check" "$h_check" check_imports

@@ -6,12 +6,18 @@ is averaged over an object's frames first, then over objects.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from panosam2_core.evaluation.metrics import MaskScore, score_mask
+from panosam2_core.geometry.region import measure
+
+TINY_DEG, LARGE_DEG = 12.0, 20.0  # mean angular size below, and from which on
+POLAR_DEG = 60.0  # latitude beyond which the centre comes at least once
 MIN_VISIBLE_PX = 16  # fewer pixels of a 512x1024 frame do not show an object to anybody
 
 
@@ -23,13 +29,17 @@ class ObjectScore:
         iou: IoU on frames where the object can be seen.
         visible_hits: reported visible, on frames where it can be seen.
         absent_hits: reported not visible, on frames where it cannot.
-        sizes: square root of the true area over that of the frame, on visible frames.
+        sizes: angular size in degrees, the geometric mean of width and height, on visible frames.
+        latitudes: of the true centre in degrees, on visible frames.
+        agreement: with the truth, on all frames; a mask of an absent object costs full points.
     """
 
     iou: list[float] = field(default_factory=list)
     visible_hits: list[bool] = field(default_factory=list)
     absent_hits: list[bool] = field(default_factory=list)
     sizes: list[float] = field(default_factory=list)
+    latitudes: list[float] = field(default_factory=list)
+    agreement: list[MaskScore] = field(default_factory=list)
 
     def add(
         self, predicted: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_], *, visible: bool
@@ -41,13 +51,29 @@ class ObjectScore:
             truth: (H, W) mask.
             visible: what the tracker says.
         """
-        area = int(truth.sum())
-        if area < MIN_VISIBLE_PX:
+        self.agreement.append(score_mask(predicted, truth))
+        region = measure(truth, pano=True)
+        if region is None or region.area_px < MIN_VISIBLE_PX:
             self.absent_hits.append(not visible)
             return
         self.iou.append(float((predicted & truth).sum() / (predicted | truth).sum()))
         self.visible_hits.append(visible)
-        self.sizes.append(float(np.sqrt(area / truth.size)))
+        size = math.sqrt(region.angular_width * region.angular_height)
+        self.sizes.append(math.degrees(size))
+        self.latitudes.append(math.degrees(region.lat))
+
+    @property
+    def groups(self) -> frozenset[str]:
+        """Of ``tiny``, ``large`` and ``polar``, those that the object belongs to."""
+        if not self.sizes:
+            return frozenset()
+        size = float(np.mean(self.sizes))
+        belongs = {
+            "tiny": size < TINY_DEG,
+            "large": size >= LARGE_DEG,
+            "polar": max(map(abs, self.latitudes)) > POLAR_DEG,
+        }
+        return frozenset(name for name, yes in belongs.items() if yes)
 
 
 def mean(values: Iterable[float]) -> float | None:
@@ -71,12 +97,22 @@ def summarize(scores: Sequence[ObjectScore]) -> dict[str, float | int | None]:
 
     Returns:
         ``objects``, ``mean_iou``, ``visible_recall``, ``absent_recall``, and the mean IoU of the
-        third of the objects that is smallest and largest on average.
+        third of the objects that is smallest and largest on average. ``j``, ``f`` (see
+        :class:`MaskScore`), their mean ``j_and_f``, and ``f_wrap``, ``j_sphere``, ``f_sphere``
+        take in the frames on which the object is absent.
     """
     seen = sorted((s for s in scores if s.iou), key=lambda s: float(np.mean(s.sizes)))
     third = max(1, len(seen) // 3)
+    scored = [s for s in scores if s.agreement]
+    parts = {
+        name: mean(float(np.mean([getattr(a, name) for a in s.agreement])) for s in scored)
+        for name in MaskScore._fields
+    }
+    j, f = parts["j"], parts["f"]
     return {
         "objects": len(scores),
+        "j_and_f": None if j is None or f is None else (j + f) / 2,
+        **parts,
         "mean_iou": mean(float(np.mean(s.iou)) for s in seen),
         "mean_iou_small": mean(float(np.mean(s.iou)) for s in seen[:third]),
         "mean_iou_large": mean(float(np.mean(s.iou)) for s in seen[-third:]),

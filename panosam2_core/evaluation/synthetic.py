@@ -19,6 +19,7 @@ from panosam2_core.results import ObjectState
 from panosam2_core.tracker import PanoTracker
 
 PROMPTS = ("point", "box", "mask")
+SUBSETS = ("seam", "polar", "occlusion", "lookalike", "tiny", "large")
 Mask = npt.NDArray[np.bool_]
 
 
@@ -28,17 +29,13 @@ class ClipScore:
 
     Attributes:
         index: of the clip.
-        seam: the target crosses the seam.
-        occlusion: it is fully occluded once.
-        lookalike: a copy of it moves near it.
+        subsets: those of :data:`SUBSETS` that the target belongs to.
         score: frame by frame.
         seconds: spent in the tracker.
     """
 
     index: int
-    seam: bool
-    occlusion: bool
-    lookalike: bool
+    subsets: frozenset[str]
     score: ObjectScore
     seconds: float
 
@@ -115,23 +112,24 @@ def evaluate(
         report: called after every clip.
 
     Returns:
-        Means over all clips and over those with a seam crossing, an occlusion or a look-alike,
-        and ``fps`` of the tracker alone.
+        Means over all clips under their own names, over each of :data:`SUBSETS` under the
+        subset's (the target crosses the seam, comes near a pole, is fully occluded once, has a
+        look-alike, is under 12 degrees, is 20 degrees or more), and ``fps`` of the tracker alone.
     """
     rows = []
     for index in range(clips):
         plan = world.plan(index)
         score, seconds = score_clip(tracker, world.clip(index), kind)
-        flags = plan.seam, plan.occlusion, plan.lookalike
-        rows.append(ClipScore(index, *flags, score, seconds))
+        planned = {name for name in ("seam", "occlusion", "lookalike") if getattr(plan, name)}
+        rows.append(ClipScore(index, score.groups | planned, score, seconds))
         report(rows[-1])
     frames = sum(len(row.score.visible_hits) + len(row.score.absent_hits) + 1 for row in rows)
     return {
         "clips": clips,
         "prompt": kind,
-        "all": summarize([row.score for row in rows]),
-        "seam": summarize([row.score for row in rows if row.seam]),
-        "occlusion": summarize([row.score for row in rows if row.occlusion]),
-        "lookalike": summarize([row.score for row in rows if row.lookalike]),
+        **summarize([row.score for row in rows]),
+        **{
+            name: summarize([row.score for row in rows if name in row.subsets]) for name in SUBSETS
+        },
         "fps": frames / sum(row.seconds for row in rows),
     }
