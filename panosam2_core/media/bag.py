@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,13 @@ from panosam2_core.media.frames import (
 from panosam2_core.media.raw_image import ImageError, to_rgb
 
 _RAW, _COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+IMAGE_TYPES = (_RAW, _COMPRESSED)
 _FILES = {".mcap", ".db3"}
 # These two messages are the same in every ROS 2 distribution, so what a bag says of its types,
 # which may be nothing or something unreadable about others, does not matter.
 _TYPES = get_typestore(Stores.ROS2_JAZZY)
 # The reader checks some of what it reads; the rest of a damaged file shows in these.
-_DAMAGE = (ReaderError, SerdeError, OSError, ValueError, LookupError)
+DAMAGE = (ReaderError, SerdeError, OSError, ValueError, LookupError, struct.error)
 
 
 def is_bag(path: Path) -> bool:
@@ -66,7 +68,7 @@ def open_bag(path: Path, topic: str | None = None) -> FrameSource:
             seconds = 1e-9 * bag.duration
     except SourceError:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _unreadable(path, error) from error
     if not count:
         raise SourceError(f"{path} has no message on {chosen[0].topic}")
@@ -74,8 +76,51 @@ def open_bag(path: Path, topic: str | None = None) -> FrameSource:
     return FrameSource(_messages(path, chosen[0].topic), count, fps)
 
 
+def read_message(msgtype: str, raw: bytes) -> Any:
+    """Deserialises an image message.
+
+    Args:
+        msgtype: One of `IMAGE_TYPES`.
+        raw: As recorded.
+
+    Returns:
+        The message.
+    """
+    return _TYPES.deserialize_cdr(raw, msgtype)
+
+
+def decode_image(msgtype: str, msg: Any) -> Pixels:
+    """Reads the picture in a message.
+
+    Args:
+        msgtype: One of `IMAGE_TYPES`.
+        msg: Of this type.
+
+    Returns:
+        (height, width, 3) uint8 RGB.
+
+    Raises:
+        ImageError: If it cannot be read.
+    """
+    return to_rgb(msg) if msgtype == _RAW else _decompressed(msg)
+
+
+def stamp_of(raw: bytes) -> int:
+    """Reads the stamp of a serialised message without the rest of it.
+
+    Args:
+        raw: A message that begins with a header, as recorded (CDR).
+
+    Returns:
+        Nanoseconds.
+    """
+    order = "<" if raw[1] & 1 else ">"
+    sec, nanosec = struct.unpack_from(f"{order}iI", raw, 4)
+    return int(sec) * 10**9 + int(nanosec)
+
+
 def _choose(path: Path, all_of_it: Sequence[Connection], topic: str | None) -> list[Connection]:
-    images = [c for c in all_of_it if c.msgtype in (_RAW, _COMPRESSED)]
+    images = [c for c in all_of_it if c.msgtype in IMAGE_TYPES]
     names = sorted({c.topic for c in images})
     if not names:
         others = ", ".join(sorted({c.topic for c in all_of_it})) or "nothing"
@@ -96,15 +141,13 @@ def _messages(path: Path, topic: str) -> Iterator[Frame]:
     try:
         with Reader(path) as bag:
             for connection, _, raw in bag.messages(_choose(path, bag.connections, topic)):
-                msg: Any = _TYPES.deserialize_cdr(raw, connection.msgtype)
-                stamp = msg.header.stamp
-                rgb = to_rgb(msg) if connection.msgtype == _RAW else _decompressed(msg)
-                yield Frame(rgb, stamp.sec * 10**9 + stamp.nanosec)
+                rgb = decode_image(connection.msgtype, read_message(connection.msgtype, raw))
+                yield Frame(rgb, stamp_of(raw))
     except ImageError as error:
         raise SourceError(f"{path}, {topic}: {error}") from error
     except SourceError:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _unreadable(path, error) from error
 
 

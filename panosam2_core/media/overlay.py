@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -91,6 +91,23 @@ def draw(
             _tint(canvas, mask, colour(object_id), alpha)
             _name(canvas, object_id, found, scale)
     _legend(canvas, objects)
+    return canvas
+
+
+def tint(rgb: Pixels, labels: npt.NDArray[np.integer[Any]], alpha: float) -> Pixels:
+    """Colours the objects of a label image, without names.
+
+    Args:
+        rgb: (height, width, 3) uint8.
+        labels: (height, width), the object id per pixel, 0 is background.
+        alpha: Opacity of the masks, 0 to 1.
+
+    Returns:
+        (height, width, 3) uint8 RGB, a new array.
+    """
+    canvas = rgb.copy()
+    for object_id in np.unique(labels[labels > 0]).tolist():
+        _tint(canvas, (labels == object_id).astype(np.uint8), colour(object_id), alpha)
     return canvas
 
 
