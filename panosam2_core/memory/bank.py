@@ -194,6 +194,23 @@ class ObjectMemory:
         self._rows.clear()
         self.previous_mask = self.region = None
 
+    def detach(self) -> None:
+        """Cut the graph: gradients of later frames end here (truncated back-propagation)."""
+
+        def cut(memory: FrameMemory) -> FrameMemory:
+            return replace(
+                memory,
+                memory_map=memory.memory_map.detach(),
+                pointer=memory.pointer.detach(),
+            )
+
+        self.prompted = [cut(memory) for memory in self.prompted]
+        self.recent = deque(cut(memory) for memory in self.recent)
+        self.recent_pointers = deque((t, pointer.detach()) for t, pointer in self.recent_pointers)
+        self.long_term = [replace(e, pointer=e.pointer.detach()) for e in self.long_term]
+        if self.previous_mask is not None:
+            self.previous_mask = self.previous_mask.detach()
+
     def tensors(self) -> list[Tensor]:
         """Every tensor held, for counting bytes.
 

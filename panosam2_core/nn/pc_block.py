@@ -50,8 +50,10 @@ class PCBlock(nn.Module):
         identity = torch.eye(len(one.weight), dtype=one.weight.dtype, device=one.weight.device)
         center = one.weight + identity[..., None, None]
         weight = five.weight + F.pad(three.weight, (1, 1, 1, 1)) + F.pad(center, (2, 2, 2, 2))
-        biases = [conv.bias for conv in (one, three, five) if conv.bias is not None]
-        return weight, torch.stack(biases).sum(0)
+        # Added one by one: the gradients of stack and sum would be three views of one memory, and
+        # whatever changes gradients in place (accumulation, clipping) would do it three times.
+        bias = one.bias + three.bias + five.bias  # type: ignore[operator]
+        return weight, bias
 
 
 class MaskFusion(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,56 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
+from panosam2_core.data.augment import AugmentConfig
+from panosam2_core.data.datasets import KINDS
 from panosam2_core.data.synthetic import WorldConfig
 from panosam2_core.errors import ConfigError
 from panosam2_core.losses.criterion import LossConfig
+from panosam2_core.losses.distortion import DistortionConfig
+
+_CHOICES = {
+    "on_error": ("stop", "skip"),
+    "init": ("imagenet", "shipped", "file"),
+    "precision": ("float32", "bfloat16"),
+    "lr_schedule": ("cosine", "constant"),
+}
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """A dataset to train on.
+
+    Attributes:
+        kind: ``synthetic``, ``auto``, or one of :data:`panosam2_core.data.datasets.KINDS`.
+        path: of a recorded dataset.
+        split: of a dataset that has some.
+        image_topic: of recordings; ``None``: the only one.
+        label_topic: of recordings; ``None``: the only one that ends in ``label_image``.
+        weight: chance of being drawn from, up to a factor.
+        step: (least, greatest) distance between the frames of a clip, in labelled frames.
+    """
+
+    kind: str = "auto"
+    path: str = ""
+    split: str | None = None
+    image_topic: str | None = None
+    label_topic: str | None = None
+    weight: float = 1.0
+    step: tuple[int, int] = (1, 1)
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if self.kind not in ("synthetic", "auto", *KINDS):
+            raise ConfigError(
+                f"data: unknown kind {self.kind!r}; expected synthetic, auto, {', '.join(KINDS)}"
+            )
+        if self.kind != "synthetic" and not self.path:
+            raise ConfigError("data: expected a path; on the command line: data.0.path=PATH")
+        if not (self.weight > 0 and 1 <= self.step[0] <= self.step[1]):
+            raise ConfigError(
+                f"data: expected weight > 0 and 1 <= step[0] <= step[1], got {self.weight} and "
+                f"{self.step}"
+            )
 
 
 @dataclass(frozen=True)
@@ -28,6 +76,8 @@ class Stage:
         objects: most objects per clip that are tracked.
         lr: peak learning rate of the new modules.
         trunk_lr: of the ImageNet trunk's trainable stages; 0 freezes it whole.
+        frames: of a clip; 0: what ``world`` says.
+        bptt: frames that gradients reach back; 0: the whole clip. Memory grows with it.
         truth_every: the true mask enters memory on every n-th frame; 0: never.
         long_frames: N_l of the long-short memory; 0: off.
         other_masks: see :class:`LossConfig`.
@@ -42,15 +92,22 @@ class Stage:
     objects: int
     lr: float
     trunk_lr: float = 0.0
+    frames: int = 0
+    bptt: int = 0
     truth_every: int = 0
     long_frames: int = 0
     other_masks: float = 0.0
     occlusion: float | None = None
     world: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def num_frames(self) -> int:
+        """T of a clip."""
+        return int(self.frames or self.world.get("frames", WorldConfig.frames))
+
     def world_config(self) -> WorldConfig:
         """The world this stage draws from."""
-        overrides = {**self.world, "size_hw": self.input_size}
+        overrides = {**self.world, "size_hw": self.input_size, "frames": self.num_frames}
         config: WorldConfig = _build(WorldConfig, overrides, f"stage {self.name}: world")
         return config
 
@@ -71,6 +128,16 @@ class TrainPlan:
         loss: weights of the criterion.
         warmup_steps: linear warm-up of the learning rate at the start of the run.
         checkpoint_minutes: least time between two checkpoints.
+        data: what clips come from.
+        augment: of recorded clips; synthetic ones vary by themselves.
+        distortion: of the pixel weights.
+        on_error: ``stop`` at a clip that cannot be read, or ``skip`` it, say so and count it.
+        init: weights to start from: ``imagenet`` (nano's trunk; the rest is random), ``shipped``
+            (nano's own) or ``file`` (given on the command line, which always goes first).
+        accumulate: batches per optimiser step, over all processes; a multiple of their number.
+        precision: ``float32`` or ``bfloat16`` arithmetic; weights are float32 in either case.
+        lr_schedule: ``cosine`` over the whole run, or ``constant``: what each stage says.
+        freeze: beginnings of the names of parameters that are not trained.
     """
 
     variant: str
@@ -84,6 +151,27 @@ class TrainPlan:
     loss: LossConfig = field(default_factory=LossConfig)
     warmup_steps: int = 50
     checkpoint_minutes: float = 3.0
+    data: tuple[DataConfig, ...] = (DataConfig("synthetic"),)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    distortion: DistortionConfig = field(
+        default_factory=lambda: DistortionConfig(crop_hw=(64, 128))
+    )
+    on_error: str = "stop"
+    init: str = "imagenet"
+    accumulate: int = 1
+    precision: str = "float32"
+    lr_schedule: str = "cosine"
+    freeze: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the choices."""
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ConfigError(
+                    f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}"
+                )
+        if self.accumulate < 1:
+            raise ConfigError(f"accumulate: expected 1 or more, got {self.accumulate}")
 
     @property
     def total_steps(self) -> int:
@@ -106,11 +194,13 @@ class TrainPlan:
         return self.stages[-1]
 
 
-def load_plan(path: Path) -> TrainPlan:
+def load_plan(path: Path, changes: Sequence[str] = ()) -> TrainPlan:
     """Read a plan.
 
     Args:
         path: YAML file whose keys are the fields of :class:`TrainPlan` and :class:`Stage`.
+        changes: ``key=value`` that go before what the file says; the key of a list's item is its
+            number: ``seed=3``, ``stages.0.steps=10``, ``data.0.path=bags/kitchen``.
 
     Returns:
         The plan.
@@ -119,15 +209,32 @@ def load_plan(path: Path) -> TrainPlan:
         ConfigError: for an unreadable file, or an unknown or missing key.
     """
     try:
-        raw: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-        stages = tuple(_build(Stage, stage, f"{path}: stage") for stage in raw.pop("stages"))
-        loss = _build(LossConfig, raw.pop("loss", {}), f"{path}: loss")
-        plan: TrainPlan = _build(TrainPlan, {**raw, "stages": stages, "loss": loss}, str(path))
+        config = OmegaConf.load(path)
+        for change in changes:
+            key, _, value = change.partition("=")
+            OmegaConf.update(config, key, OmegaConf.create(f"value: {value}").value)
+        raw: Any = OmegaConf.to_container(config, resolve=True)
+        for key, kind in _LISTS.items():
+            if key in raw:
+                raw[key] = tuple(_build(kind, item, f"{path}: {key}") for item in raw[key])
+        for key, kind in _GROUPS.items():
+            if key in raw:
+                raw[key] = _build(kind, raw[key], f"{path}: {key}")
+        plan: TrainPlan = _build(TrainPlan, raw, str(path))
     except (OSError, YAMLError, OmegaConfBaseException, AttributeError, KeyError) as error:
         raise ConfigError(f"{path} is not a training plan: {error!r}") from error
-    for stage in plan.stages:
-        stage.world_config()  # a typing error must show before hours of training, not after
+    if any(data.kind == "synthetic" for data in plan.data):
+        for stage in plan.stages:
+            stage.world_config()  # a typing error must show before hours of training, not after
     return plan
+
+
+_LISTS: dict[str, type[Any]] = {"stages": Stage, "data": DataConfig}
+_GROUPS: dict[str, type[Any]] = {
+    "loss": LossConfig,
+    "augment": AugmentConfig,
+    "distortion": DistortionConfig,
+}
 
 
 def _build(kind: type[Any], values: dict[str, Any], where: str) -> Any:
@@ -137,5 +244,5 @@ def _build(kind: type[Any], values: dict[str, Any], where: str) -> Any:
         raise ConfigError(f"{where}: unknown keys {unknown}; known: {sorted(known)}")
     try:
         return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ConfigError(f"{where}: {error}") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -28,11 +28,27 @@ class Schedule(NamedTuple):
         prompt: ``mask``, ``point`` or ``box`` on the first frame.
         truth_every: the true mask goes to memory on every n-th frame; 0: only predictions.
         long_frames: N_l, 0: LSMM off.
+        bptt: frames per chunk; 0: the whole clip is one.
     """
 
     prompt: str
     truth_every: int
     long_frames: int
+    bptt: int = 0
+
+
+class Chunk(NamedTuple):
+    """A stretch of frames that gradients flow through.
+
+    Attributes:
+        losses: of its frames; a mask prompt's own frame has none.
+        logits: (B, 1, h, w) chosen masks of its last frame.
+        frame: index of that frame.
+    """
+
+    losses: list[FrameLoss]
+    logits: Tensor
+    frame: int
 
 
 def rollout(
@@ -41,29 +57,60 @@ def rollout(
     schedule: Schedule,
     loss: LossConfig,
     generator: np.random.Generator,
-) -> list[FrameLoss]:
+) -> Iterator[Chunk]:
     """Run a batch of clips.
 
     Args:
-        model: the network; gradients flow through its memories over the whole clip.
+        model: the network; gradients flow through its memories within a chunk.
         sample: K clips with B objects.
-        schedule: prompt kind and memory source.
+        schedule: prompt kind, memory source and length of a chunk.
         loss: weights of the criterion.
         generator: of prompts and long-term draws.
 
-    Returns:
-        A loss per frame; the first one is left out when the prompt was the mask itself.
+    Yields:
+        Chunks in the order of time. The caller goes backward through one before it takes the
+        next, whose memories no longer hold the graph.
     """
-    clips, frames = sample.images.shape[:2]
-    encoded = model.encode_image(
-        model.normalize(sample.images.flatten(0, 1), pano=True), pano=True
-    )
+    frames = sample.images.shape[1]
+    length = schedule.bptt or frames
     memories = [
         ObjectMemory(model.num_maskmem, model.max_obj_ptrs_in_encoder) for _ in sample.image_index
     ]
+    for start in range(0, frames, length):
+        stop = min(start + length, frames)
+        yield _chunk(model, sample, schedule, loss, generator, memories, range(start, stop))
+        for memory in memories:
+            memory.detach()
+
+
+def losses_in(sample: Sample, schedule: Schedule) -> int:
+    """Count the frames of a batch that have a loss.
+
+    Args:
+        sample: K clips.
+        schedule: gives the prompt.
+
+    Returns:
+        How many.
+    """
+    return sample.images.shape[1] - (schedule.prompt == "mask")
+
+
+def _chunk(
+    model: PanoSAM2,
+    sample: Sample,
+    schedule: Schedule,
+    loss: LossConfig,
+    generator: np.random.Generator,
+    memories: Sequence[ObjectMemory],
+    frames: range,
+) -> Chunk:
+    images = sample.images[:, frames.start : frames.stop].flatten(0, 1)
+    encoded = model.encode_image(model.normalize(images, pano=True), pano=True)
     losses = []
-    for frame in range(frames):
-        features = encoded.select(sample.image_index * frames + frame)
+    for frame in frames:
+        rows = sample.image_index * len(frames) + frame - frames.start
+        features = encoded.select(rows)
         if frame == 0:
             decoded = _prompt(model, features, sample, schedule.prompt, generator)
         else:
@@ -71,12 +118,13 @@ def rollout(
             decoded = propagate(model, features, memories, draws, frame, pano=True)
         if frame or schedule.prompt != "mask":
             losses.append(_loss(decoded, sample, frame, loss))
+        logits = decoded.logits.detach()
         if schedule.truth_every and frame % schedule.truth_every == 0:
             decoded = _with_truth(decoded, sample, frame)
         seen = observe(model, features, decoded, frame, prompted=frame == 0, pano=True)
         for memory, observation in zip(memories, seen, strict=True):
             memory.observe(observation)
-    return losses
+    return Chunk(losses, logits, frames.stop - 1)
 
 
 def _prompt(

@@ -1,4 +1,4 @@
-"""Training samples drawn from the synthetic world."""
+"""Batches for training, made of clips."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from panosam2_core.data.synthetic import SyntheticClip, SyntheticWorld, WorldConfig
 from panosam2_core.losses.distortion import DistortionConfig, distortion_weights
+from panosam2_core.training.sources import Drawn, Source
 
 LOSS_STRIDE = 2  # the loss is taken at half the frame's resolution
 WEIGHT_STRIDE = 4  # weights are smooth; a quarter of the resolution is enough
-MIN_PIXELS = 24  # at the loss's resolution; less is no fair prompt
+MIN_VISIBLE = 8  # pixels at the loss's resolution below which an object counts as absent
 
 
 class Sample(NamedTuple):
@@ -28,6 +28,7 @@ class Sample(NamedTuple):
         visible: (T, B) bool.
         image_index: (B,) long, the clip each object belongs to.
         name: of the clips, for error messages.
+        skipped: what was broken and passed over.
     """
 
     images: Tensor
@@ -36,6 +37,7 @@ class Sample(NamedTuple):
     visible: Tensor
     image_index: Tensor
     name: str
+    skipped: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> Sample:
         """Move the tensors.
@@ -47,80 +49,75 @@ class Sample(NamedTuple):
             The sample there.
         """
         images, masks, weights, visible, index = (t.to(device) for t in self[:5])
-        return Sample(images, masks, weights, visible, index, self.name)
+        return Sample(images, masks, weights, visible, index, self.name, self.skipped)
 
 
-class SyntheticSamples(IterableDataset[Sample]):
-    """Endless batches from a split of the synthetic world, deterministic per start.
+class Batches(IterableDataset[Sample]):
+    """Endless numbered batches of a source; batch ``n`` has its clips ``nK .. nK + K - 1``.
 
     Args:
-        config: of the world; its ``size_hw`` and ``frames`` are those of the samples.
-        split: of the world.
+        source: of the clips.
         clips: K per batch.
-        objects: most objects per clip.
-        start: first clip index; worker ``i`` of ``n`` takes every n-th batch.
+        start: number of the first batch.
+        stride: to the number of the next one, when several processes share the batches.
+        distortion: settings of the pixel weights.
     """
 
     def __init__(
-        self, config: WorldConfig, split: str, *, clips: int, objects: int, start: int = 0
+        self,
+        source: Source,
+        *,
+        clips: int,
+        start: int = 0,
+        stride: int = 1,
+        distortion: DistortionConfig | None = None,
     ) -> None:
-        self.config, self.split = config, split
-        self.clips, self.objects, self.start = clips, objects, start
+        self.source, self.clips, self.start, self.stride = source, clips, start, stride
+        self.distortion = distortion or DistortionConfig(crop_hw=(64, 128))
 
     def __iter__(self) -> Iterator[Sample]:
         """Yield batches for ever."""
         torch.set_num_threads(1)
         worker = get_worker_info()
-        step, number = (worker.num_workers, worker.id) if worker else (1, 0)
-        world = SyntheticWorld(self.config, self.split)  # type: ignore[arg-type]
+        workers, this = (worker.num_workers, worker.id) if worker else (1, 0)
+        number = self.start + self.stride * this
         while True:
-            first = self.start + number * self.clips
-            indices = range(first, first + self.clips)
-            parts = [self._clip(world.clip(index), row) for row, index in enumerate(indices)]
-            parts = [part for part in parts if len(part.image_index)]
-            if parts:
-                yield _join(parts, f"{self.split} clips {first}..{first + self.clips - 1}")
-            number += step
+            yield self.batch(number)
+            number += self.stride * workers
 
-    def _clip(self, clip: SyntheticClip, row: int) -> Sample:
-        frames = list(clip)
-        labels = torch.stack([frame.labels for frame in frames])
-        ids = _prompted_ids(labels[0], clip.object_ids, clip.target_id)[: self.objects]
-        full = torch.stack([labels == i for i in ids], dim=1) if ids else labels[:, None][:, :0]
-        masks = F.avg_pool2d(full.float(), LOSS_STRIDE) if ids else full.float()
-        visible = (masks > 0.5).flatten(2).sum(dim=2) >= MIN_PIXELS // 3
+    def batch(self, number: int) -> Sample:
+        """Make a batch.
+
+        Args:
+            number: of the batch.
+
+        Returns:
+            The batch.
+
+        Raises:
+            DataError: when a clip cannot be read.
+        """
+        first = number * self.clips
+        drawn = [self.source.draw(index) for index in range(first, first + self.clips)]
+        masks = torch.cat([_masks(clip) for clip in drawn], dim=1)
+        rows = [torch.full((len(clip.ids),), row) for row, clip in enumerate(drawn)]
         return Sample(
-            images=torch.stack([frame.image for frame in frames])[None],
+            images=torch.stack([clip.images for clip in drawn]),
             masks=masks,
-            weights=_weights(masks) if ids else masks,
-            visible=visible,
-            image_index=torch.full((len(ids),), row),
-            name="",
+            weights=_weights(masks, self.distortion),
+            visible=(masks > 0.5).flatten(2).sum(dim=2) >= MIN_VISIBLE,
+            image_index=torch.cat(rows),
+            name=", ".join(clip.name for clip in drawn),
+            skipped=tuple(text for clip in drawn for text in clip.skipped),
         )
 
 
-def _prompted_ids(labels: Tensor, ids: Sequence[int], target: int) -> list[int]:
-    """Objects large enough on the first frame to be prompted, the target first."""
-    least = MIN_PIXELS * LOSS_STRIDE**2
-    ordered = sorted(ids, key=lambda i: i != target)
-    return [i for i in ordered if int((labels == i).sum()) >= least]
+def _masks(clip: Drawn) -> Tensor:
+    full: Sequence[Tensor] = [clip.labels == i for i in clip.ids]
+    return F.avg_pool2d(torch.stack(list(full), dim=1).float(), LOSS_STRIDE)
 
 
-def _weights(masks: Tensor) -> Tensor:
-    factor = WEIGHT_STRIDE // LOSS_STRIDE
-    coarse = F.avg_pool2d(masks, factor) > 0.5
-    config = DistortionConfig(crop_hw=(64, 128))
+def _weights(masks: Tensor, config: DistortionConfig) -> Tensor:
+    coarse = F.avg_pool2d(masks, WEIGHT_STRIDE // LOSS_STRIDE) > 0.5
     flat = coarse.flatten(0, 1)
     return torch.stack([distortion_weights(m, config) for m in flat]).reshape(coarse.shape)
-
-
-def _join(parts: Sequence[Sample], name: str) -> Sample:
-    rows = [torch.full_like(part.image_index, row) for row, part in enumerate(parts)]
-    return Sample(
-        images=torch.cat([part.images for part in parts]),
-        masks=torch.cat([part.masks for part in parts], dim=1),
-        weights=torch.cat([part.weights for part in parts], dim=1),
-        visible=torch.cat([part.visible for part in parts], dim=1),
-        image_index=torch.cat(rows),
-        name=name,
-    )

@@ -1,0 +1,282 @@
+"""Where training clips come from: the synthetic world, recordings, and mixtures of both.
+
+A source is an endless numbered series. The same number always gives the same clip, in whatever
+process and after whatever interruption it is drawn.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from panosam2_core.data.augment import AugmentConfig, augment
+from panosam2_core.data.clips import Clip, ClipFrame, DataError
+from panosam2_core.data.datasets import open_clips
+from panosam2_core.data.synthetic import SyntheticWorld, WorldConfig
+from panosam2_core.training.plan import DataConfig, Stage, TrainPlan
+
+logger = logging.getLogger(__name__)
+
+MIN_PIXELS = 96  # of the network's input; fewer are no fair prompt
+ATTEMPTS = 20  # other clips that are tried when one begins without an object
+ATTEMPT_STRIDE = 1_000_003  # number of the synthetic clip that is tried next
+
+
+class Drawn(NamedTuple):
+    """A clip for training.
+
+    Attributes:
+        images: (T, 3, H, W) uint8.
+        labels: (T, H, W) integer ids.
+        ids: objects that are large enough on the first frame to be prompted, best first.
+        name: of the clip and its frames, for error messages.
+        skipped: what was broken and passed over on the way.
+    """
+
+    images: Tensor
+    labels: Tensor
+    ids: tuple[int, ...]
+    name: str
+    skipped: tuple[str, ...] = ()
+
+
+class Source(Protocol):
+    """An endless numbered series of clips."""
+
+    def draw(self, number: int) -> Drawn:
+        """Draw a clip.
+
+        Args:
+            number: 0, 1, 2, ...
+
+        Returns:
+            The clip, the same for the same number, with at least one object.
+
+        Raises:
+            DataError: when it cannot be read, naming the file.
+        """
+
+
+class SyntheticSource:
+    """Clips of the synthetic world.
+
+    Args:
+        config: of the world.
+        split: of the world.
+        objects: most objects per clip.
+    """
+
+    def __init__(self, config: WorldConfig, split: str, objects: int) -> None:
+        self.world = SyntheticWorld(config, split)  # type: ignore[arg-type]
+        self.split, self.objects = split, objects
+
+    def draw(self, number: int) -> Drawn:
+        """Draw a clip, see :class:`Source`.
+
+        Args:
+            number: of the clip.
+
+        Returns:
+            The clip; of another number when in this one nothing can be prompted.
+
+        Raises:
+            DataError: when that is so twenty times.
+        """
+        for attempt in range(ATTEMPTS):
+            index = number + attempt * ATTEMPT_STRIDE
+            clip = self.world.clip(index)
+            first = clip.frame(0).labels
+            ids = sorted(_large(first, clip.object_ids), key=lambda i: i != clip.target_id)
+            if ids:
+                frames = list(clip)
+                return Drawn(
+                    torch.stack([frame.image for frame in frames]),
+                    torch.stack([frame.labels for frame in frames]),
+                    tuple(ids[: self.objects]),
+                    f"{self.split} clip {index}",
+                )
+        raise DataError(
+            f"{ATTEMPTS} synthetic clips began without an object of {MIN_PIXELS} pixels; let "
+            "objects be larger (world.angular_size_deg)"
+        )
+
+
+class ClipSource:
+    """Stretches of recorded clips, from any labelled frame on.
+
+    Args:
+        clips: of a dataset.
+        frames: T of a stretch.
+        step: (least, greatest) distance of its frames, in labelled frames of the clip.
+        size: (height, width) that frames are brought to.
+        objects: most objects per clip.
+        augmentation: of each stretch.
+        seed: of all choices.
+        skip_broken: pass over what cannot be read.
+
+    Raises:
+        DataError: when no clip has ``frames`` labelled frames.
+    """
+
+    def __init__(
+        self,
+        clips: Sequence[Clip],
+        *,
+        frames: int,
+        step: tuple[int, int],
+        size: tuple[int, int],
+        objects: int,
+        augmentation: AugmentConfig,
+        seed: int,
+        skip_broken: bool = False,
+    ) -> None:
+        self.clips = [clip for clip in clips if len(clip.annotated) >= frames]
+        if not self.clips:
+            longest = max(clips, key=lambda clip: len(clip.annotated))
+            raise DataError(
+                f"expected clips with {frames} labelled frames; the longest of {len(clips)} is "
+                f"{longest.name} with {len(longest.annotated)}. Lower the stage's frames"
+            )
+        self.annotated = [list(clip.annotated) for clip in self.clips]
+        self.frames, self.step, self.size, self.objects = frames, step, size, objects
+        self.augmentation, self.seed, self.skip_broken = augmentation, seed, skip_broken
+
+    def draw(self, number: int) -> Drawn:
+        """Draw a stretch, see :class:`Source`.
+
+        Args:
+            number: of the stretch.
+
+        Returns:
+            The stretch.
+
+        Raises:
+            DataError: when something cannot be read, or twenty stretches begin without an object.
+        """
+        generator = np.random.default_rng([self.seed, number])
+        skipped: list[str] = []
+        for _ in range(ATTEMPTS):
+            clip, indices = self._choose(generator)
+            try:
+                frames = list(clip.read(indices))
+            except DataError as error:
+                if not self.skip_broken:
+                    raise
+                skipped.append(str(error))
+                continue
+            images, labels = self._tensors(frames)
+            images, labels = augment(images, labels, self.augmentation, generator)
+            ids = _large(labels[0], torch.unique(labels[0]).tolist())
+            if ids:
+                chosen = generator.permutation(ids)[: self.objects].tolist()
+                name = f"{clip.name} frames {frames[0].name} to {frames[-1].name}"
+                return Drawn(images, labels, tuple(chosen), name, tuple(skipped))
+        raise DataError(
+            "; ".join(skipped[:1])
+            or f"{clip.name}: {ATTEMPTS} stretches, the last one from frame {frames[0].name}, "
+            f"began without an object of {MIN_PIXELS} pixels at {self.size[1]}x{self.size[0]}"
+        )
+
+    def _choose(self, generator: np.random.Generator) -> tuple[Clip, list[int]]:
+        lengths = np.array([len(indices) for indices in self.annotated], np.float64)
+        which = int(generator.choice(len(self.clips), p=lengths / lengths.sum()))
+        indices = self.annotated[which]
+        step = int(generator.integers(self.step[0], self.step[1] + 1))
+        if self.frames > 1:
+            step = min(step, (len(indices) - 1) // (self.frames - 1))
+        start = int(generator.integers(len(indices) - (self.frames - 1) * step))
+        return self.clips[which], [indices[start + i * step] for i in range(self.frames)]
+
+    def _tensors(self, frames: Sequence[ClipFrame]) -> tuple[Tensor, Tensor]:
+        size = self.size[::-1]
+        images = [cv2.resize(f.rgb, size, interpolation=cv2.INTER_AREA) for f in frames]
+        labels = [
+            cv2.resize(np.asarray(f.labels, np.float32), size, interpolation=cv2.INTER_NEAREST)
+            for f in frames
+        ]
+        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+        return pixels, torch.from_numpy(np.stack(labels)).to(torch.int32)
+
+
+class Mixture:
+    """Several sources, drawn from with given chances.
+
+    Args:
+        sources: at least one.
+        weights: chances, up to a factor.
+        seed: of the choices.
+    """
+
+    def __init__(self, sources: Sequence[Source], weights: Sequence[float], seed: int) -> None:
+        self.sources, self.seed = sources, seed
+        self.shares = np.array(weights, np.float64) / sum(weights)
+
+    def draw(self, number: int) -> Drawn:
+        """Draw a clip, see :class:`Source`.
+
+        Args:
+            number: of the clip.
+
+        Returns:
+            The clip, of one of the sources.
+        """
+        generator = np.random.default_rng([self.seed, number])
+        return self.sources[generator.choice(len(self.sources), p=self.shares)].draw(number)
+
+
+def make_source(plan: TrainPlan, stage: Stage) -> Source:
+    """Open what a stage is trained on.
+
+    Args:
+        plan: of the run.
+        stage: of the plan.
+
+    Returns:
+        The source.
+
+    Raises:
+        DataError: when a dataset cannot be opened.
+    """
+    makers: dict[bool, Callable[[DataConfig], Source]] = {
+        True: lambda _: SyntheticSource(stage.world_config(), "train", stage.objects),
+        False: lambda data: _recorded(data, plan, stage),
+    }
+    sources = [makers[data.kind == "synthetic"](data) for data in plan.data]
+    return Mixture(sources, [data.weight for data in plan.data], plan.seed)
+
+
+def _recorded(data: DataConfig, plan: TrainPlan, stage: Stage) -> ClipSource:
+    clips = open_clips(
+        Path(data.path),
+        data.kind,
+        split=data.split,
+        image_topic=data.image_topic,
+        label_topic=data.label_topic,
+    )
+    logger.info(
+        "%s: %d clips, %d labelled frames",
+        data.path,
+        len(clips),
+        sum(len(clip.annotated) for clip in clips),
+    )
+    return ClipSource(
+        clips,
+        frames=stage.num_frames,
+        step=data.step,
+        size=stage.input_size,
+        objects=stage.objects,
+        augmentation=plan.augment,
+        seed=plan.seed,
+        skip_broken=plan.on_error == "skip",
+    )
+
+
+def _large(labels: Tensor, ids: Sequence[int]) -> list[int]:
+    return [i for i in ids if i and int((labels == i).sum()) >= MIN_PIXELS]
