@@ -19,7 +19,7 @@ from rich.progress import track
 
 from panosam2_core import PanoTracker, TrackerConfig, load_model
 from panosam2_core.data.synthetic import SyntheticWorld
-from panosam2_core.evaluation.synthetic import make_prompt
+from panosam2_core.evaluation.predictors import make_prompt
 from panosam2_core.geometry.region import measure
 
 LEAST_PIXELS = 30  # of an object that takes part

@@ -1,7 +1,10 @@
 """Command line: ``python -m panosam2_core.evaluate --split test --model nano --json FILE``.
 
-Tracks the target of each clip of the synthetic world from a prompt on its first frame and compares
-the masks with the truth. The test split is fixed and needs no download.
+Measures masks against the truth: of a tracker (--model), or written by another program
+(--predictions DIR with CLIP/FRAME.png). On the synthetic world, whose test split is fixed and
+needs no download, the target of each clip is prompted on its first frame. On recordings (--dataset
+with --data PATH) every object is, on the first frame on which it is labelled. --html makes a page
+with plots and the worst clips.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import argparse
 import json
 import logging
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +24,20 @@ from rich.table import Table
 
 from panosam2_core.build import load_model
 from panosam2_core.config import PROMPT_VIEWS, TrackerConfig
+from panosam2_core.data.clips import DataError
+from panosam2_core.data.datasets import KINDS, open_clips
 from panosam2_core.data.synthetic import SyntheticWorld
-from panosam2_core.errors import PanoSAM2Error
-from panosam2_core.evaluation.scores import mean
-from panosam2_core.evaluation.synthetic import PROMPTS, SUBSETS, ClipScore, evaluate
+from panosam2_core.errors import ConfigError, PanoSAM2Error
+from panosam2_core.evaluation.episodes import Episode, recorded_episode, synthetic_episode
+from panosam2_core.evaluation.page import page
+from panosam2_core.evaluation.predictors import (
+    PROMPTS,
+    FolderPredictor,
+    Predictor,
+    ResultWriter,
+    TrackerPredictor,
+)
+from panosam2_core.evaluation.run import SUBSETS, EpisodeScore, Groups, evaluate
 from panosam2_core.tracker import PanoTracker
 
 COLUMNS = {
@@ -53,70 +67,127 @@ def main(argv: list[str] | None = None) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     try:
-        size = (args.size[0], args.size[1]) if args.size else None
-        model = load_model(
-            args.model, checkpoint=args.checkpoint, device=args.device, input_size=size
+        predictor, what = _predictor(args)
+        episodes, count = _episodes(args)
+        writer = ResultWriter(args.results) if args.results else None
+        result, rows = evaluate(
+            predictor, episodes, _reporter(console, count), writer, _groups(args.groups)
         )
-        tracker = PanoTracker(
-            model,
-            TrackerConfig(
-                long_frames=args.long_frames,
-                prompt_view=args.prompt_view,
-                motion_gate_deg=args.motion_gate,
-            ),
-        )
-        world = SyntheticWorld(split=args.split)
     except PanoSAM2Error as error:
-        console.print(f"[red]error:[/red] {error}")
+        console.print("[red]error:[/red]", end=" ")
+        console.print(str(error), markup=False, highlight=False, soft_wrap=True)
         return 1
-    clips = min(args.clips or len(world), len(world))
-
-    def report(row: ClipScore) -> None:
-        flags = [name for name in SUBSETS if name in row.subsets]
-        iou = mean(row.score.iou)
-        shown = "never visible" if iou is None else f"IoU {iou:.3f}"
-        console.print(f"clip {row.index + 1}/{clips} {shown} {' '.join(flags)}")
-
-    result = evaluate(tracker, world, clips, args.prompt, report)
-    result |= {"split": args.split, "model": args.model, "input_size": list(model.input_size)}
-    Console().print(_table(result))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        console.print(f"wrote {args.json}")
+    where = f"synthetic-{args.split or 'test'}" if args.dataset == "synthetic" else str(args.data)
+    title = f"{what.pop('title')} on {where}"
+    result |= {"dataset": args.dataset, "split": args.split, **what}
+    Console().print(_table(result, title))
+    _write(args.json, json.dumps(result, indent=2) + "\n", console)
+    _write(args.html, page(title, result, rows), console)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="panosam2_core.evaluate", description=__doc__)
-    parser.add_argument("--dataset", choices=["synthetic"], default="synthetic")
-    parser.add_argument("--split", choices=["val", "test", "demo"], default="test")
-    parser.add_argument("--model", default="nano", help="variant")
-    parser.add_argument("--checkpoint", type=Path, help="weights; nano has its own")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="network input size")
-    parser.add_argument("--prompt", choices=PROMPTS, default="mask", help="kind of prompt")
-    parser.add_argument("--clips", type=int, default=0, help="how many; 0: all of the test split")
-    parser.add_argument("--long-frames", type=int, default=2, help="N_l of LSMM; 0: off")
-    parser.add_argument(
-        "--prompt-view",
-        choices=PROMPT_VIEWS,
-        default=TrackerConfig.prompt_view,
-        help="where points and boxes are resolved",
-    )
-    gate = TrackerConfig.motion_gate_deg
-    parser.add_argument(
-        "--motion-gate", type=float, default=gate, metavar="DEG", help="per frame; 0: off"
-    )
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")
-    parser.add_argument("--json", type=Path, help="write the numbers to this file")
+    add = parser.add_argument
+    add("--dataset", choices=["synthetic", "auto", *KINDS], default="synthetic", help="kind")
+    add("--data", type=Path, help="recording or folder of the dataset")
+    add("--split", help="synthetic: val, test (default) or demo; of recordings: as they have it")
+    add("--image-topic", help="of recordings; the only one")
+    add("--label-topic", help="of recordings; the one that ends in label_image")
+    add("--predictions", type=Path, help="measure these label images instead of a tracker")
+    add("--groups", type=Path, help='JSON of further subsets: {"seen": ["CLIP", "CLIP/ID"]}')
+    add("--model", default="nano", help="variant")
+    add("--checkpoint", type=Path, help="weights; nano has its own")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--size", type=int, nargs=2, metavar=("H", "W"), help="network input size")
+    add("--prompt", choices=PROMPTS, default="mask", help="kind of prompt")
+    add("--clips", type=int, default=0, help="how many; 0: all (of synthetic val: 20)")
+    add("--long-frames", type=int, default=2, help="N_l of LSMM; 0: off")
+    view, gate = TrackerConfig.prompt_view, TrackerConfig.motion_gate_deg
+    add("--prompt-view", choices=PROMPT_VIEWS, default=view, help="where prompts are resolved")
+    add("--motion-gate", type=float, default=gate, metavar="DEG", help="per frame; 0: off")
+    add("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")
+    add("--results", type=Path, help="write the masks to this folder, as benchmark servers want")
+    add("--json", type=Path, help="write the numbers to this file")
+    add("--html", type=Path, help="write a page with plots and the worst clips to this file")
     return parser
 
 
-def _table(result: dict[str, Any]) -> Table:
-    title = f"{result['model']} on synthetic-{result['split']}, {result['prompt']} prompt"
-    table = Table("subset", *COLUMNS.values(), title=f"{title}, {result['fps']:.1f} frames/s")
-    for name, row in {"all": result, **{name: result[name] for name in SUBSETS}}.items():
+def _predictor(args: argparse.Namespace) -> tuple[Predictor, dict[str, Any]]:
+    if args.predictions:
+        if not args.predictions.is_dir():
+            raise DataError(f"{args.predictions} is no folder of predictions")
+        return FolderPredictor(args.predictions), {
+            "title": str(args.predictions),
+            "predictions": str(args.predictions),
+        }
+    size = (args.size[0], args.size[1]) if args.size else None
+    model = load_model(args.model, checkpoint=args.checkpoint, device=args.device, input_size=size)
+    config = TrackerConfig(
+        long_frames=args.long_frames,
+        prompt_view=args.prompt_view,
+        motion_gate_deg=args.motion_gate,
+    )
+    return TrackerPredictor(PanoTracker(model, config), args.prompt), {
+        "title": f"{args.model}, {args.prompt} prompt,",
+        "model": args.model,
+        "prompt": args.prompt,
+        "input_size": list(model.input_size),
+    }
+
+
+def _episodes(args: argparse.Namespace) -> tuple[Iterator[Episode], int]:
+    if args.dataset == "synthetic":
+        split = args.split or "test"
+        if split not in ("val", "test", "demo"):
+            raise ConfigError(f"the synthetic world has val, test and demo, not {split!r}")
+        world = SyntheticWorld(split=split)  # type: ignore[arg-type]
+        count = min(args.clips or (20 if split == "val" else len(world)), len(world))
+        return (synthetic_episode(world, index) for index in range(count)), count
+    if args.data is None:
+        raise ConfigError(f"--dataset {args.dataset} needs --data PATH")
+    clips = open_clips(
+        args.data,
+        args.dataset,
+        split=args.split,
+        image_topic=args.image_topic,
+        label_topic=args.label_topic,
+    )
+    clips = clips[: args.clips or len(clips)]
+    return (recorded_episode(clip) for clip in clips), len(clips)
+
+
+def _groups(path: Path | None) -> Groups | None:
+    if path is None:
+        return None
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        taken = {*SUBSETS, "latitude"} & set(raw)
+        if taken:
+            raise ValueError(f"{sorted(taken)[0]!r} is the name of a subset already")
+        return {str(name): frozenset(map(str, members)) for name, members in raw.items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} does not give groups: {error}") from error
+
+
+def _reporter(console: Console, count: int) -> Callable[[EpisodeScore], None]:
+    done: list[str] = []
+
+    def report(row: EpisodeScore) -> None:
+        done.append(row.name)
+        flags = sorted({name for i in row.scores for name in row.subsets(i)})
+        shown = "nothing to score" if row.j_and_f is None else f"J&F {row.j_and_f:.3f}"
+        console.print(f"{len(done)}/{count} {row.name}: {shown} {' '.join(flags)}", markup=False)
+
+    return report
+
+
+def _table(result: dict[str, Any], title: str) -> Table:
+    fps = f", {result['fps']:.1f} frames/s" if result["fps"] else ""
+    table = Table("subset", *COLUMNS.values(), title=f"{title}{fps}")
+    rows = {"all": result, **{name: result[name] for name in SUBSETS}}
+    rows |= {k: v for k, v in result.items() if isinstance(v, dict) and "j_and_f" in v}
+    for name, row in rows.items():
         table.add_row(name, *(_cell(row[key]) for key in COLUMNS))
     return table
 
@@ -125,6 +196,14 @@ def _cell(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _write(path: Path | None, text: str, console: Console) -> None:
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    console.print(f"wrote {path}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from panosam2_core.evaluation.metrics import MaskScore, score_mask
 from panosam2_core.geometry.region import measure
 
 TINY_DEG, LARGE_DEG = 12.0, 20.0  # mean angular size below, and from which on
-POLAR_DEG = 60.0  # latitude beyond which the centre comes at least once
+POLAR_DEG = 50.0  # latitude beyond which the centre comes at least once
+BANDS = {"0-30": (0.0, 30.0), "30-60": (30.0, 60.0), "60-90": (60.0, 90.1)}  # mean latitude
 MIN_VISIBLE_PX = 16  # fewer pixels of a 512x1024 frame do not show an object to anybody
 
 
@@ -31,6 +32,8 @@ class ObjectScore:
         absent_hits: reported not visible, on frames where it cannot.
         sizes: angular size in degrees, the geometric mean of width and height, on visible frames.
         latitudes: of the true centre in degrees, on visible frames.
+        in_sight: whether the object can be seen, on all frames.
+        seam: whether its true mask crosses the seam, on visible frames.
         agreement: with the truth, on all frames; a mask of an absent object costs full points.
     """
 
@@ -39,6 +42,8 @@ class ObjectScore:
     absent_hits: list[bool] = field(default_factory=list)
     sizes: list[float] = field(default_factory=list)
     latitudes: list[float] = field(default_factory=list)
+    in_sight: list[bool] = field(default_factory=list)
+    seam: list[bool] = field(default_factory=list)
     agreement: list[MaskScore] = field(default_factory=list)
 
     def add(
@@ -53,13 +58,15 @@ class ObjectScore:
         """
         self.agreement.append(score_mask(predicted, truth))
         region = measure(truth, pano=True)
-        if region is None or region.area_px < MIN_VISIBLE_PX:
+        self.in_sight.append(region is not None and region.area_px >= MIN_VISIBLE_PX)
+        if region is None or not self.in_sight[-1]:
             self.absent_hits.append(not visible)
             return
         self.iou.append(float((predicted & truth).sum() / (predicted | truth).sum()))
         self.visible_hits.append(visible)
         size = math.sqrt(region.angular_width * region.angular_height)
         self.sizes.append(math.degrees(size))
+        self.seam.append(region.crosses_seam)
         self.latitudes.append(math.degrees(region.lat))
 
     @property
@@ -74,6 +81,21 @@ class ObjectScore:
             "polar": max(map(abs, self.latitudes)) > POLAR_DEG,
         }
         return frozenset(name for name, yes in belongs.items() if yes)
+
+    @property
+    def events(self) -> frozenset[str]:
+        """Of ``seam`` and ``occlusion`` (out of sight and back again), those that happened."""
+        returned = "01" in "".join("01"[seen] for seen in self.in_sight)
+        happened = {"seam": any(self.seam), "occlusion": returned}
+        return frozenset(name for name, yes in happened.items() if yes)
+
+    @property
+    def band(self) -> str | None:
+        """Of :data:`BANDS`, that of the mean latitude; ``None`` if the object is never seen."""
+        if not self.latitudes:
+            return None
+        latitude = float(np.mean(np.abs(self.latitudes)))
+        return next(name for name, (low, high) in BANDS.items() if low <= latitude < high)
 
 
 def mean(values: Iterable[float]) -> float | None:

@@ -57,7 +57,8 @@ def state(out: Path) -> dict[str, torch.Tensor]:
 
 def test_a_killed_run_ends_like_one_that_was_not(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    kill_after = random.SystemRandom().randint(1, 6)
+    undisturbed = start(whole)
+    kill_after = random.SystemRandom().randint(1, 4)
     process = start(killed)
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline and process.poll() is None:
@@ -67,12 +68,12 @@ def test_a_killed_run_ends_like_one_that_was_not(tmp_path: Path) -> None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert len(rows(killed)) < 8, "it was to be killed before its end"
+    assert len(rows(killed)) < 6, "it was to be killed before its end"
     with (killed / "metrics.jsonl").open("a") as file:
         file.write('{"step": 99, "lo')  # a line that was not finished
-    finish(start(whole))
+    finish(undisturbed)
     finish(start(killed))
-    assert [row["step"] for row in rows(killed)] == list(range(8))
+    assert [row["step"] for row in rows(killed)] == list(range(6))
     for one, other in zip(rows(whole), rows(killed), strict=True):
         assert one["loss"] == other["loss"], (kill_after, one["step"])
     for key, value in state(whole).items():
@@ -94,14 +95,14 @@ def test_two_processes_train_like_one(tmp_path: Path) -> None:
     finish(*pair)
     finish(start(tmp_path / "one", "accumulate=2"))
     alone, together = rows(tmp_path / "one"), rows(tmp_path / "two")
-    assert len(alone) == len(together) == 8
+    assert len(alone) == len(together) == 6
     for one, two in zip(alone, together, strict=True):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
         assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3)
     # Adam divides by the gradients' size, so rounding in tiny ones moves weights a little.
     one_state, two_state = state(tmp_path / "one"), state(tmp_path / "two")
     moved = [float((value - one_state[key]).abs().max()) for key, value in two_state.items()]
-    assert max(moved) < 8 * 1e-3 / 4
+    assert max(moved) < 6 * 1e-3 / 4
 
 
 def test_batches_that_cannot_be_shared_out_are_refused(tmp_path: Path) -> None:

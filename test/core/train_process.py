@@ -20,9 +20,9 @@ warmup_steps: 1
 prompts: [0.3, 0.4, 0.3]
 checkpoint_minutes: 0
 stages:
-  - {name: a, steps: 4, input_size: [64, 128], clips: 1, objects: 2, lr: 1.0e-3, frames: 3,
+  - {name: a, steps: 3, input_size: [64, 128], clips: 1, objects: 2, lr: 1.0e-3, frames: 3,
      bptt: 2, truth_every: 2, world: {objects: [2, 2], angular_size_deg: [40, 60]}}
-  - {name: b, steps: 4, input_size: [64, 128], clips: 1, objects: 2, lr: 1.0e-3, frames: 4,
+  - {name: b, steps: 3, input_size: [64, 128], clips: 1, objects: 2, lr: 1.0e-3, frames: 4,
      world: {objects: [2, 3], angular_size_deg: [40, 60]}}
 """
 
