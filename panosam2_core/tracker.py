@@ -209,7 +209,9 @@ class PanoTracker:
         self.check_prompts(prompts, size_hw)
         clock = _Clock()
         with clock.stage("preprocess"):
-            upload = torch.from_numpy(np.ascontiguousarray(frame)).to(self.model.pixel_mean.device)
+            upload = torch.from_numpy(np.require(frame, requirements=["C", "W"])).to(
+                self.model.pixel_mean.device
+            )
             frames = upload.permute(2, 0, 1)[None]
             images = self.model.normalize(frames, pano=self.config.wraps)
         with self.model.autocast():
