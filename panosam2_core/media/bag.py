@@ -63,7 +63,7 @@ def open_bag(path: Path, topic: str | None = None) -> FrameSource:
     """
     try:
         with Reader(path) as bag:
-            chosen = _choose(path, bag.connections, topic)
+            chosen = choose_topic(path, bag.connections, topic)
             count = sum(connection.msgcount for connection in chosen)
             seconds = 1e-9 * bag.duration
     except SourceError:
@@ -119,7 +119,22 @@ def stamp_of(raw: bytes) -> int:
     return int(sec) * 10**9 + int(nanosec)
 
 
-def _choose(path: Path, all_of_it: Sequence[Connection], topic: str | None) -> list[Connection]:
+def choose_topic(
+    path: Path, all_of_it: Sequence[Connection], topic: str | None
+) -> list[Connection]:
+    """Finds the images in a recording.
+
+    Args:
+        path: Of the recording, for the errors.
+        all_of_it: Its connections.
+        topic: Of the images; None takes the only one.
+
+    Returns:
+        The connections of this topic, at least one.
+
+    Raises:
+        SourceError: If there is no such topic, or it cannot be chosen.
+    """
     images = [c for c in all_of_it if c.msgtype in IMAGE_TYPES]
     names = sorted({c.topic for c in images})
     if not names:
@@ -140,7 +155,7 @@ def _choose(path: Path, all_of_it: Sequence[Connection], topic: str | None) -> l
 def _messages(path: Path, topic: str) -> Iterator[Frame]:
     try:
         with Reader(path) as bag:
-            for connection, _, raw in bag.messages(_choose(path, bag.connections, topic)):
+            for connection, _, raw in bag.messages(choose_topic(path, bag.connections, topic)):
                 rgb = decode_image(connection.msgtype, read_message(connection.msgtype, raw))
                 yield Frame(rgb, stamp_of(raw))
     except ImageError as error:

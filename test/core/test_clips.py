@@ -183,3 +183,32 @@ def test_inspect_counts_and_draws(
     assert red > max(green, blue) + 50
     shutil.rmtree(tmp_path / "set/JPEGImages/a")
     assert main(["inspect", str(tmp_path / "set")]) == 1
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_recording_and_its_label_images_become_one_bag(
+    compressed: bool, frames: Frames, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_bag(tmp_path / "raw", frames, compressed=compressed, labelled=lambda t: False)
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    for t in (0, 2, 5):
+        dtype = np.uint16 if t == 5 else np.uint8
+        Image.fromarray(frames[t][1].astype(dtype)).save(labels / f"{t:06d}.png")
+    out = tmp_path / "joined"
+    command = ["label", str(tmp_path / "raw"), str(labels), str(out), "--topic", "/image_raw"]
+    assert main(command) == 0
+    assert "6 images, 3 of them labelled" in " ".join(capsys.readouterr().err.split())
+    (clip,) = open_clips(out)
+    assert list(clip.annotated) == [0, 2, 5]
+    for frame, t in zip(clip.read([0, 2, 5]), (0, 2, 5), strict=True):
+        assert np.array_equal(frame.rgb, frames[t][0])
+        assert np.array_equal(frame.labels, frames[t][1])
+        assert frame.name == f"{stamp_ns(t) / 1e9:.9f}"
+    assert main(command) == 1
+    assert "exists already" in capsys.readouterr().err
+    (tmp_path / "nothing").mkdir()
+    command[2:4] = [str(tmp_path / "nothing"), str(tmp_path / "other")]
+    assert main(command) == 1
+    assert "has no label image" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "other").exists()
