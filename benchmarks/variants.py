@@ -72,7 +72,7 @@ def difference_to_upstream(variant: str) -> float:
 def measure(variant: str, size: tuple[int, int]) -> dict[str, Any]:
     """Parameters and GFLOPs of the plain and of the panoramic network."""
     config = dataclasses.replace(VARIANTS[variant], input_size=size)
-    plain = dataclasses.replace(config, pano_decoder=False, long_memory=False)
+    plain = dataclasses.replace(config, pc_blocks=False, previous_mask=False, long_memory=False)
     parts = {"sam2": gflops(plain), "panosam2": gflops(config)}
     return {
         "variant": variant,
@@ -93,7 +93,7 @@ def count(model: PanoSAM2) -> int:
 def gflops(config: ModelConfig) -> dict[str, float]:
     """GFLOPs of the stages of one tracked frame."""
     model = build_model(config).eval()
-    pano = config.pano_decoder
+    pano = config.pc_blocks
     memory, draw = full_memory(model)
     stages = {}
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of the CPU are not counted

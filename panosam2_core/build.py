@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,7 @@ def load_model(
     device: str = "auto",
     input_size: tuple[int, int] | None = None,
     precision: str = "auto",
+    change: Callable[[ModelConfig], ModelConfig] | None = None,
 ) -> PanoSAM2:
     """Build a variant with its weights, ready for inference.
 
@@ -91,6 +92,8 @@ def load_model(
         input_size: (height, width) the network sees, multiples of 32; ``None``: the variant's.
         precision: of the arithmetic; weights stay in float32. ``float32``, ``bfloat16``, or
             ``auto``: bfloat16 on a GPU that has it, float32 elsewhere.
+        change: turns the file's config into that of the network to build, for example one
+            without a part; weights of parts that it does not have are left out.
 
     Returns:
         The model in evaluation mode, without gradients.
@@ -109,7 +112,9 @@ def load_model(
             f"{path} holds {config.variant!r}, expected {variant!r}; choose the variant "
             f"{config.variant!r}, or another file ({HELP})"
         )
-    model = build_model(config)
+    model = build_model(change(config) if change else config)
+    if change:
+        state = _without_unused_parts(state, model)
     load_state(model, state, source=str(path))
     if input_size is not None:
         model.set_input_size(input_size)
@@ -117,6 +122,12 @@ def load_model(
     model.eval().requires_grad_(False).to(chosen)
     model.precision = resolve_precision(precision, chosen)
     return model
+
+
+def _without_unused_parts(state: Mapping[str, Tensor], model: PanoSAM2) -> dict[str, Tensor]:
+    """Leave out panoramic parts that the network was built without."""
+    own = model.state_dict()
+    return {k: v for k, v in state.items() if k in own or not k.startswith(NEW_PREFIXES)}
 
 
 def stored_config(

@@ -22,7 +22,9 @@ class ModelConfig:
         attention_layers: layers of memory attention (SAM2: 4).
         attention_mlp: hidden width of the memory-attention MLPs (SAM2: 2048).
         decoder_mlp: hidden width of the decoder's token MLPs (SAM2: 2048).
-        pano_decoder: PC blocks and previous-mask fusion (paper 3.1). Off: SAM2's decoder.
+        pc_blocks: panoramic convolutions before the decoder (paper 3.1).
+        previous_mask: the last frame's mask guides the decoder (paper 3.1). Without both: SAM2's
+            decoder.
         long_memory: the long-short memory module (paper 3.2). Off: SAM2's tokens.
         pseudo_frames: what that module makes: ``long``, a pseudo memory map per long-term frame,
             or ``short``, one per short-term frame. The paper's text allows both; ``long`` needs
@@ -43,7 +45,8 @@ class ModelConfig:
     attention_layers: int = 2
     attention_mlp: int = 512
     decoder_mlp: int = 512
-    pano_decoder: bool = True
+    pc_blocks: bool = True
+    previous_mask: bool = True
     long_memory: bool = True
     pseudo_frames: str = "long"
     yaw_true: bool = True

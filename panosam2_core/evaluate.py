@@ -5,6 +5,10 @@ Measures masks against the truth: of a tracker (--model), or written by another 
 needs no download, the target of each clip is prompted on its first frame. On recordings (--dataset
 with --data PATH) every object is, on the first frame on which it is labelled. --html makes a page
 with plots and the worst clips.
+
+In the same harness: --tracker sam2 is SAM2's own video predictor, untouched (with Meta's weights);
+sam2_bfov is that in a search region about the object, panosam2_bfov our network in such a region.
+--without switches off parts of ours.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +43,13 @@ from panosam2_core.evaluation.predictors import (
     TrackerPredictor,
 )
 from panosam2_core.evaluation.run import SUBSETS, EpisodeScore, Groups, evaluate
+from panosam2_core.evaluation.search_region import SearchRegionPredictor
+from panosam2_core.evaluation.upstream import UpstreamPredictor, build_upstream
 from panosam2_core.tracker import PanoTracker
+
+TRACKERS = ("panosam2", "panosam2_bfov", "sam2", "sam2_bfov")
+NETWORK_PARTS = {"pc-blocks": "pc_blocks", "previous-mask": "previous_mask"}
+PARTS = (*NETWORK_PARTS, "long-memory", "motion-gate", "prompt-view", "wrap")
 
 COLUMNS = {
     "objects": "n",
@@ -99,6 +110,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", default="nano", help="variant")
     add("--checkpoint", type=Path, help="weights; nano has its own")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--tracker", choices=TRACKERS, default=TRACKERS[0], help="ours, or a peer")
+    parts = f"switch off parts of ours: {', '.join(PARTS)}"
+    add("--without", nargs="+", choices=PARTS, default=[], metavar="PART", help=parts)
     add("--size", type=int, nargs=2, metavar=("H", "W"), help="network input size")
     add("--prompt", choices=PROMPTS, default="mask", help="kind of prompt")
     add("--clips", type=int, default=0, help="how many; 0: all (of synthetic val: 20)")
@@ -121,19 +135,56 @@ def _predictor(args: argparse.Namespace) -> tuple[Predictor, dict[str, Any]]:
             "title": str(args.predictions),
             "predictions": str(args.predictions),
         }
-    size = (args.size[0], args.size[1]) if args.size else None
-    model = load_model(args.model, checkpoint=args.checkpoint, device=args.device, input_size=size)
-    config = TrackerConfig(
-        long_frames=args.long_frames,
-        prompt_view=args.prompt_view,
-        motion_gate_deg=args.motion_gate,
-    )
-    return TrackerPredictor(PanoTracker(model, config), args.prompt), {
-        "title": f"{args.model}, {args.prompt} prompt,",
+    theirs = args.tracker.startswith("sam2")
+    if theirs and args.without:
+        raise ConfigError("--without is for our own tracker, which has the parts")
+    make, size = _peer(args) if theirs else _ours(args)
+    if args.tracker.endswith("_bfov"):
+        predictor: Predictor = SearchRegionPredictor(make)
+    else:
+        predictor = make()
+    without = "".join(f", without {part}" for part in args.without)
+    return predictor, {
+        "title": f"{args.tracker} {args.model}{without}, {args.prompt} prompt,",
+        "tracker": args.tracker,
+        "without": args.without,
         "model": args.model,
         "prompt": args.prompt,
-        "input_size": list(model.input_size),
+        "input_size": list(size),
     }
+
+
+def _ours(args: argparse.Namespace) -> tuple[Callable[[], Predictor], tuple[int, int]]:
+    size = (args.size[0], args.size[1]) if args.size else None
+    model = load_model(args.model, checkpoint=args.checkpoint, device=args.device, input_size=size)
+    region = args.tracker == "panosam2_bfov"
+    # What a search region shows is an ordinary picture.
+    off = {*args.without, *(("wrap", "motion-gate", "prompt-view") if region else ())}
+    model.switch_off(*(NETWORK_PARTS[part] for part in off & set(NETWORK_PARTS)))
+    config = TrackerConfig(
+        pano="wrap" not in off,
+        long_frames=0 if "long-memory" in off else args.long_frames,
+        prompt_view="sphere" if "prompt-view" in off else args.prompt_view,
+        motion_gate_deg=0.0 if "motion-gate" in off else args.motion_gate,
+    )
+    return lambda: TrackerPredictor(PanoTracker(model, config), args.prompt), model.input_size
+
+
+def _peer(args: argparse.Namespace) -> tuple[Callable[[], Predictor], tuple[int, int]]:
+    if args.model == "nano":
+        raise ConfigError(
+            "sam2 has no network of nano's size; give --model and Meta's --checkpoint. The nearest"
+            f" to it with nano: --without {' '.join(PARTS)}"
+        )
+    if args.checkpoint is None:
+        raise ConfigError(f"--tracker {args.tracker} needs Meta's weights: --checkpoint FILE")
+    if args.size and args.size[0] != args.size[1]:
+        raise ConfigError("sam2's predictor squeezes frames into a square: --size N N")
+    square = args.size[0] if args.size else None
+    network = build_upstream(args.model, args.checkpoint, args.device, square)
+    size = (network.image_size, network.image_size)
+    pano = args.tracker == "sam2"
+    return partial(UpstreamPredictor, network, args.prompt, pano=pano), size
 
 
 def _episodes(args: argparse.Namespace) -> tuple[Iterator[Episode], int]:

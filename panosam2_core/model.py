@@ -10,6 +10,7 @@ Symbols in shapes: B objects (or images), C = ``config.width``, D = ``config.mem
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any, NamedTuple
 
@@ -134,15 +135,12 @@ class PanoSAM2(SAM2Base):  # type: ignore[misc]
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean)[:, None, None], False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std)[:, None, None], False)
         width = config.width
-        if config.pano_decoder:
-            self.pano_decoder = nn.ModuleDict(
-                {
-                    "top": PCBlock(width),
-                    "skip1": PCBlock(width // 4),
-                    "skip0": PCBlock(width // 8),
-                    "fusion": MaskFusion(width),
-                }
-            )
+        self.pano_decoder = nn.ModuleDict()
+        if config.pc_blocks:
+            for name, channels in {"top": width, "skip1": width // 4, "skip0": width // 8}.items():
+                self.pano_decoder[name] = PCBlock(channels)
+        if config.previous_mask:
+            self.pano_decoder["fusion"] = MaskFusion(width)
         if config.long_memory:
             short = config.pseudo_frames == "short"
             self.lsmm = LongShortMemory(width, config.memory_dim, per_short_frame=short)
@@ -204,6 +202,15 @@ class PanoSAM2(SAM2Base):  # type: ignore[misc]
             if isinstance(module, GridRoPEAttention):
                 module.set_grid(grid, harmonic=self.config.yaw_true)
 
+    def switch_off(self, *parts: str) -> None:
+        """Run without some of the panoramic parts, their weights left alone.
+
+        Args:
+            parts: of ``pc_blocks`` and ``previous_mask``.
+        """
+        off: dict[str, Any] = dict.fromkeys(parts, False)
+        self.config = dataclasses.replace(self.config, **off)
+
     def reset_time_embed(self) -> None:
         """Start the pseudo maps' time code at that of SAM2's oldest slot."""
         with torch.no_grad():
@@ -246,7 +253,7 @@ class PanoSAM2(SAM2Base):  # type: ignore[misc]
         features, positions = neck(levels)
         s0 = self.sam_mask_decoder.conv_s0(features[0])
         s1 = self.sam_mask_decoder.conv_s1(features[1])
-        if self.config.pano_decoder:
+        if self.config.pc_blocks:
             s1 = self.pano_decoder["skip1"](s1, wrap=pano)
             s0 = self.pano_decoder["skip0"](s0, wrap=pano)
         return ImageFeatures(features[2], positions[2][:1], (s1, s0))
@@ -284,10 +291,10 @@ class PanoSAM2(SAM2Base):  # type: ignore[misc]
             )
             conditioned = attended.permute(1, 2, 0).reshape(top.shape)
         fused: Tensor = conditioned
-        if self.config.pano_decoder:
-            fused = self.pano_decoder["top"](conditioned, wrap=pano)
-            if previous_mask is not None:
-                fused = self.pano_decoder["fusion"](fused, previous_mask)
+        if self.config.pc_blocks:
+            fused = self.pano_decoder["top"](fused, wrap=pano)
+        if self.config.previous_mask and previous_mask is not None:
+            fused = self.pano_decoder["fusion"](fused, previous_mask)
         return fused
 
     def encode_mask(self, logits: Tensor, *, pano: bool) -> Tensor:

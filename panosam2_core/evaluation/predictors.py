@@ -88,7 +88,10 @@ class TrackerPredictor:
         Returns:
             Predictions.
         """
-        prompts = [make_prompt(mask, self.kind, i) for i, mask in new.items()]
+        prompts = [
+            make_prompt(mask, self.kind, i, pano=self.tracker.config.pano)
+            for i, mask in new.items()
+        ]
         started = time.perf_counter()
         result = self.tracker.step(frame.rgb, prompts)
         self.seconds += time.perf_counter() - started
@@ -178,13 +181,14 @@ class ResultWriter:
         image.save(file)
 
 
-def make_prompt(mask: Mask, kind: str, object_id: int) -> Prompt:
+def make_prompt(mask: Mask, kind: str, object_id: int, *, pano: bool = True) -> Prompt:
     """Prompt an object as a careful user would.
 
     Args:
         mask: (H, W) truth on the prompted frame.
         kind: ``point`` (the pixel farthest from the mask's edge), ``box`` or ``mask``.
         object_id: id to give.
+        pano: a mask may go on across the seam.
 
     Returns:
         The prompt.
@@ -192,7 +196,7 @@ def make_prompt(mask: Mask, kind: str, object_id: int) -> Prompt:
     Raises:
         ValueError: for another kind or an empty mask.
     """
-    region = measure(mask, pano=True)
+    region = measure(mask, pano=pano)
     if kind not in PROMPTS or region is None:
         raise ValueError(f"expected a non-empty mask and one of {PROMPTS}, got {kind!r}")
     if kind == "mask":

@@ -75,14 +75,14 @@ def initial_model(plan: TrainPlan, weights: Path | None) -> PanoSAM2:
             raise ConfigError(
                 f"init: imagenet is for nano; start {plan.variant} from a file: --weights FILE"
             )
-        model = build_model(VARIANTS[plan.variant])
+        model = build_model(plan.network_config(VARIANTS[plan.variant]))
         model.image_encoder.trunk.load_state_dict(load_imagenet_trunk())
         model.train()
         return model
     if weights is None and plan.init == "file":
         raise ConfigError("this plan starts from weights; give them with --weights FILE")
     chosen = weights or shipped_weights(plan.variant)
-    model = load_model(plan.variant, checkpoint=chosen, device="cpu", precision="float32")
+    model = load_model(plan.variant, checkpoint=chosen, device="cpu", change=plan.network_config)
     model.requires_grad_(True).train()
     return model
 
@@ -244,7 +244,7 @@ class Trainer:
         generator = np.random.default_rng(seeds)
         torch.manual_seed(int(seeds.generate_state(1)[0]))  # of dropout
         prompt = PROMPT_KINDS[generator.choice(len(PROMPT_KINDS), p=plan.prompts)]
-        schedule = Schedule(prompt, stage.truth_every, stage.long_frames, stage.bptt)
+        schedule = Schedule(prompt, stage.truth_every, stage.long_frames, stage.bptt, plan.pano)
         config = dataclasses.replace(
             plan.loss,
             other_masks=stage.other_masks,

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
+from panosam2_core.config import ModelConfig
 from panosam2_core.data.augment import AugmentConfig
 from panosam2_core.data.datasets import KINDS
 from panosam2_core.data.synthetic import WorldConfig
@@ -137,6 +138,10 @@ class TrainPlan:
         accumulate: batches per optimiser step, over all processes; a multiple of their number.
         precision: ``float32`` or ``bfloat16`` arithmetic; weights are float32 in either case.
         lr_schedule: ``cosine`` over the whole run, or ``constant``: what each stage says.
+        network: overrides of :class:`panosam2_core.config.ModelConfig`, for example
+            ``{pc_blocks: false}``: a network without some parts. Parts that the weights it starts
+            from lack begin at identity.
+        pano: train on closed panoramas; off: with SAM2's own padding at the left and right edge.
         freeze: beginnings of the names of parameters that are not trained.
     """
 
@@ -161,6 +166,8 @@ class TrainPlan:
     accumulate: int = 1
     precision: str = "float32"
     lr_schedule: str = "cosine"
+    network: dict[str, Any] = field(default_factory=dict)
+    pano: bool = True
     freeze: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -170,6 +177,7 @@ class TrainPlan:
                 raise ConfigError(
                     f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}"
                 )
+        self.network_config(ModelConfig(variant=self.variant))
         if self.accumulate < 1:
             raise ConfigError(f"accumulate: expected 1 or more, got {self.accumulate}")
 
@@ -177,6 +185,23 @@ class TrainPlan:
     def total_steps(self) -> int:
         """Optimiser steps of all stages."""
         return sum(stage.steps for stage in self.stages)
+
+    def network_config(self, config: ModelConfig) -> ModelConfig:
+        """Change a network as the plan says.
+
+        Args:
+            config: of the variant, or of the weights that the run starts from.
+
+        Returns:
+            The config of the network to train.
+
+        Raises:
+            ConfigError: when the plan names what no network has.
+        """
+        changed: ModelConfig = _build(
+            ModelConfig, {**dataclasses.asdict(config), **self.network}, "network"
+        )
+        return changed
 
     def stage_at(self, step: int) -> Stage:
         """Stage that a step belongs to.

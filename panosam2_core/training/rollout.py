@@ -29,12 +29,14 @@ class Schedule(NamedTuple):
         truth_every: the true mask goes to memory on every n-th frame; 0: only predictions.
         long_frames: N_l, 0: LSMM off.
         bptt: frames per chunk; 0: the whole clip is one.
+        pano: circular columns in the network.
     """
 
     prompt: str
     truth_every: int
     long_frames: int
     bptt: int = 0
+    pano: bool = True
 
 
 class Chunk(NamedTuple):
@@ -106,22 +108,23 @@ def _chunk(
     frames: range,
 ) -> Chunk:
     images = sample.images[:, frames.start : frames.stop].flatten(0, 1)
-    encoded = model.encode_image(model.normalize(images, pano=True), pano=True)
+    pano = schedule.pano
+    encoded = model.encode_image(model.normalize(images, pano=pano), pano=pano)
     losses = []
     for frame in frames:
         rows = sample.image_index * len(frames) + frame - frames.start
         features = encoded.select(rows)
         if frame == 0:
-            decoded = _prompt(model, features, sample, schedule.prompt, generator)
+            decoded = _prompt(model, features, sample, schedule, generator)
         else:
             draws = _draws(memories, frame, schedule.long_frames, generator)
-            decoded = propagate(model, features, memories, draws, frame, pano=True)
+            decoded = propagate(model, features, memories, draws, frame, pano=pano)
         if frame or schedule.prompt != "mask":
-            losses.append(_loss(decoded, sample, frame, loss))
+            losses.append(_loss(decoded, sample, frame, loss, pano=pano))
         logits = decoded.logits.detach()
         if schedule.truth_every and frame % schedule.truth_every == 0:
             decoded = _with_truth(decoded, sample, frame)
-        seen = observe(model, features, decoded, frame, prompted=frame == 0, pano=True)
+        seen = observe(model, features, decoded, frame, prompted=frame == 0, pano=pano)
         for memory, observation in zip(memories, seen, strict=True):
             memory.observe(observation)
     return Chunk(losses, logits, frames.stop - 1)
@@ -131,19 +134,19 @@ def _prompt(
     model: PanoSAM2,
     features: ImageFeatures,
     sample: Sample,
-    kind: str,
+    schedule: Schedule,
     generator: np.random.Generator,
 ) -> Decoded:
-    masks = sample.masks[0]
+    masks, kind, pano = sample.masks[0], schedule.prompt, schedule.pano
     if kind == "mask":
-        full = resize_wrap(masks[:, None], model.input_size, pano=True)
-        return prompt_masks(model, features, (full > 0.5).float(), pano=True)
+        full = resize_wrap(masks[:, None], model.input_size, pano=pano)
+        return prompt_masks(model, features, (full > 0.5).float(), pano=pano)
     make = _random_point if kind == "point" else _jittered_box
     xy = torch.stack([make(mask.cpu() > 0.5, generator) for mask in masks]) * LOSS_STRIDE
     labels = [1] if kind == "point" else [2, 3]
     tensor = torch.tensor(labels, dtype=torch.int32, device=masks.device).expand(len(masks), -1)
     xy = xy.to(masks.device)
-    return prompt_points(model, features, PointPrompts(xy, tensor), pano=True)
+    return prompt_points(model, features, PointPrompts(xy, tensor), pano=pano)
 
 
 def _random_point(mask: Tensor, generator: np.random.Generator) -> Tensor:
@@ -184,10 +187,13 @@ def _draws(
     return [draw_by_visibility(c, count, generator) for c in candidates]
 
 
-def _loss(decoded: Decoded, sample: Sample, frame: int, config: LossConfig) -> FrameLoss:
+def _loss(
+    decoded: Decoded, sample: Sample, frame: int, config: LossConfig, *, pano: bool
+) -> FrameLoss:
     size = (sample.masks.shape[-2], sample.masks.shape[-1])
     weights = resize_wrap(sample.weights[frame][:, None], size, pano=True)[:, 0]
-    return frame_loss(decoded, sample.masks[frame], weights, sample.visible[frame], config)
+    seen = sample.visible[frame]
+    return frame_loss(decoded, sample.masks[frame], weights, seen, config, pano=pano)
 
 
 def _with_truth(decoded: Decoded, sample: Sample, frame: int) -> Decoded:
