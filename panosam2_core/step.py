@@ -11,7 +11,7 @@ from torch import Tensor
 from panosam2_core.memory.bank import FrameMemory, ObjectMemory, Observation
 from panosam2_core.memory.tokens import LongDraws, pack
 from panosam2_core.model import Decoded, ImageFeatures, PanoSAM2, PointPrompts
-from panosam2_core.motion import keep_near
+from panosam2_core.motion import OUTSIDE, keep_near
 
 
 def prompt_points(
@@ -146,7 +146,25 @@ def stay_near(model: PanoSAM2, decoded: Decoded, near: Tensor) -> Decoded:
     Returns:
         The masks; an object that lost all of its mask is absent in every respect.
     """
-    logits = keep_near(decoded.logits, near)
+    return _with_mask(model, decoded, keep_near(decoded.logits, near))
+
+
+def leave_out(model: PanoSAM2, decoded: Decoded, ignored: Tensor) -> Decoded:
+    """Take a region out of every mask; an object that is nowhere else is hidden.
+
+    Args:
+        model: the network.
+        decoded: masks of B objects.
+        ignored: (1, 1, 4h, 4w) bool.
+
+    Returns:
+        The masks; an object that lost all of its mask is absent in every respect.
+    """
+    return _with_mask(model, decoded, decoded.logits.masked_fill(ignored, OUTSIDE))
+
+
+def _with_mask(model: PanoSAM2, decoded: Decoded, logits: Tensor) -> Decoded:
+    """Put other masks in; one that was there and is empty now means an absent object."""
     seen = (logits > 0).flatten(1).any(1, keepdim=True) | (decoded.object_logit <= 0)
     return decoded._replace(
         logits=logits,

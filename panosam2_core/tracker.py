@@ -22,6 +22,7 @@ from panosam2_core.config import TrackerConfig
 from panosam2_core.errors import FrameError, PromptError, SnapshotError, UnknownObjectError
 from panosam2_core.geometry.erp import resize_wrap
 from panosam2_core.geometry.region import RegionMeasure, measure
+from panosam2_core.ignored import IgnoredRegion
 from panosam2_core.memory.bank import FrameMemory, LongTermEntry, ObjectMemory, Observation
 from panosam2_core.memory.sampling import best_spaced, draw_by_visibility
 from panosam2_core.memory.tokens import LongDraws, layout
@@ -32,6 +33,7 @@ from panosam2_core.prompts import Prompt, box_span, check_prompt
 from panosam2_core.results import FrameResult, ObjectResult, ObjectState
 from panosam2_core.step import (
     correct,
+    leave_out,
     observe,
     prompt_masks,
     prompt_points,
@@ -86,12 +88,25 @@ class PanoTracker:
 
     Args:
         model: from :func:`panosam2_core.load_model`.
-        config: how the stream is followed.
+        config: how the stream is followed. May be replaced between two steps.
+        ignored: (H, W) bool of any size: where nothing is ever part of an object, such as the
+            robot's own body. It never enters masks or memory.
+
+    Raises:
+        ConfigError: for an ``ignored`` of another shape, or one that leaves nothing.
     """
 
-    def __init__(self, model: PanoSAM2, config: TrackerConfig | None = None) -> None:
+    def __init__(
+        self,
+        model: PanoSAM2,
+        config: TrackerConfig | None = None,
+        ignored: npt.NDArray[np.bool_] | None = None,
+    ) -> None:
         self.model = model
         self.config = config or TrackerConfig()
+        self._ignored = (
+            None if ignored is None else IgnoredRegion(ignored, model.pixel_mean.device)
+        )
         self.reset()
 
     @property
@@ -121,6 +136,45 @@ class PanoTracker:
         """Keep the objects but drop what depends on the order of frames (time ran backwards)."""
         for track in self._tracks.values():
             track.memory.forget_short_term()
+
+    def behind(self, frames: int) -> PanoTracker:
+        """Make an empty tracker for frames that have gone by.
+
+        A prompt that comes late is given to it with the frame it is about. It is then stepped
+        through the frames that this tracker has seen since, and :meth:`take_over` brings its
+        objects here, as if the prompt had come in time.
+
+        Args:
+            frames: how many of them it will be stepped through.
+
+        Returns:
+            A tracker with the same model and settings.
+        """
+        other = PanoTracker(self.model, self.config)
+        other._ignored = self._ignored
+        other._now = self._now - frames
+        return other
+
+    def take_over(self, other: PanoTracker) -> None:
+        """Go on with the objects of a tracker from :meth:`behind`.
+
+        Args:
+            other: that has caught up. Its objects go before those of the same id here.
+
+        Raises:
+            ValueError: when it has not caught up; nothing has changed then.
+            PromptError: ``TOO_MANY_OBJECTS``; nothing has changed then.
+        """
+        if other._now != self._now:
+            raise ValueError(f"expected a tracker at frame {self._now}, got one at {other._now}")
+        together = {**self._tracks, **other._tracks}
+        if len(together) > self.config.max_objects:
+            raise PromptError(
+                "TOO_MANY_OBJECTS",
+                f"{len(together)} objects exceed max_objects={self.config.max_objects}; "
+                "remove some first",
+            )
+        self._tracks = together
 
     def state_bytes(self) -> int:
         """Bytes of tensors held for the stream."""
@@ -172,9 +226,12 @@ class PanoTracker:
         Raises:
             PromptError: as :func:`panosam2_core.prompts.check_prompt`, and
                 ``TOO_MANY_OBJECTS`` when a new id exceeds ``config.max_objects``,
-                ``UNKNOWN_ID`` for a correction of an object that is not tracked.
+                ``UNKNOWN_ID`` for a correction of an object that is not tracked,
+                ``BAD_COORDS`` for a click in the ignored region.
         """
         check_prompt(prompt, size_hw, pano=self.config.wraps)
+        if self._ignored is not None:
+            self._ignored.check(prompt, size_hw)
         new = prompt.object_id not in self._tracks
         if new and prompt.refine:
             raise PromptError(
@@ -284,7 +341,7 @@ class PanoTracker:
         pano = self.config.wraps
         if prompt.mask is not None:
             masks = self._mask_input(prompt.mask)
-            return prompt_masks(self.model, features, masks, pano=pano)
+            return self._leave_out(prompt_masks(self.model, features, masks, pano=pano))
         points = self._point_input(prompt, (frame.shape[-2], frame.shape[-1]))
         if prompt.refine:
             now = self._now
@@ -292,14 +349,14 @@ class PanoTracker:
         else:
             decoded = self._segment(points, frame, features)
         if not (self.config.motion_gate_deg and pano):
-            return decoded
+            return self._leave_out(decoded)
         said = prompt_region(points, (decoded.logits.shape[-2], decoded.logits.shape[-1]))
         near = spread(said, [PROMPT_MARGIN])
         if prompt.refine:
             near = near | self._reachable([track], decoded.logits)
         elif prompt.box is not None:
             decoded = decoded._replace(logits=decoded.logits.where(near, OUTSIDE))
-        return stay_near(self.model, decoded, near)
+        return self._leave_out(stay_near(self.model, decoded, near))
 
     def _segment(self, points: PointPrompts, frame: Tensor, features: ImageFeatures) -> Decoded:
         """Find what was clicked: in a view about it, or on the panorama."""
@@ -396,8 +453,15 @@ class PanoTracker:
                 )
             if self.config.motion_gate_deg and self.config.wraps:
                 decoded = stay_near(self.model, decoded, self._reachable(tracks, decoded.logits))
+            decoded = self._leave_out(decoded)
             predictions += self._observe(tracks, draws, shared, decoded, clock, prompted=False)
         return predictions
+
+    def _leave_out(self, decoded: Decoded) -> Decoded:
+        if self._ignored is None:
+            return decoded
+        size = (decoded.logits.shape[-2], decoded.logits.shape[-1])
+        return leave_out(self.model, decoded, self._ignored.at(size)[None, None])
 
     def _reachable(self, tracks: Sequence[_Track], masks: Tensor) -> Tensor:
         """(B, 1, 4h, 4w) bool, where objects may be after the frames since they were seen."""
@@ -416,7 +480,7 @@ class PanoTracker:
         if self.config.seed is None:
             return best_spaced(candidates, self.config.long_frames, self.config.long_spacing)
         # Of its own per object and frame: what is drawn for one does not hang on the others.
-        generator = np.random.default_rng((self.config.seed, track.object_id, now))
+        generator = np.random.default_rng((self.config.seed, track.object_id, now % 2**32))
         return draw_by_visibility(candidates, self.config.long_frames, generator)
 
     def _observe(
@@ -459,6 +523,8 @@ class PanoTracker:
         objects: dict[int, ObjectResult] = {}
         for prediction in predictions:
             full = resize_wrap(prediction.logits[None], size_hw, pano=self.config.wraps)[0, 0]
+            if self._ignored is not None:
+                full = full.masked_fill(self._ignored.at(size_hw), -torch.inf)
             result = self._object_result(prediction, full)
             objects[result.object_id] = result
             if result.state is ObjectState.VISIBLE:
