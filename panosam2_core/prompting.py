@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -151,3 +153,29 @@ def label_image_prompts(labels: npt.NDArray[np.integer], label: str = "") -> lis
     if not values:
         raise PromptError("BAD_MASK", "the label image is empty: no value above 0")
     return [Prompt(value, mask=labels == value, label=label) for value in values]
+
+
+def resized(prompt: Prompt, size_hw: tuple[int, int], new_hw: tuple[int, int]) -> Prompt:
+    """Fit a prompt to another size of its frame.
+
+    Args:
+        prompt: for a frame of ``size_hw``.
+        size_hw: (height, width) in pixels.
+        new_hw: (height, width) of the same picture, resized.
+
+    Returns:
+        The prompt for that. A mask keeps at least one pixel.
+    """
+    if new_hw == tuple(size_hw):
+        return prompt
+    v, u = new_hw[0] / size_hw[0], new_hw[1] / size_hw[1]
+    box, mask = prompt.box, prompt.mask
+    if box is not None:
+        box = (box[0] * u, box[1] * v, box[2] * u, box[3] * v)
+    if mask is not None:
+        share = cv2.resize(
+            (np.asarray(mask) != 0).astype(np.float32), new_hw[::-1], interpolation=cv2.INTER_AREA
+        )
+        mask = share >= min(0.5, float(share.max()))
+    points = [(x * u, y * v) for x, y in prompt.points]
+    return dataclasses.replace(prompt, points=points, box=box, mask=mask)

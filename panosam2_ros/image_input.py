@@ -10,9 +10,11 @@ from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.subscription import Subscription
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 
 from panosam2_ros.qos import matching, reliability_name
+from panosam2_ros.ring import AnyImage
+from panosam2_ros.stamps import stamp_ns
 
 WATCH_PERIOD_S = 0.25
 STARVING_AFTER_S = 5.0
@@ -30,10 +32,11 @@ class ImageInput:
         self,
         node: Node,
         topic: str,
-        on_image: Callable[[Image], None],
+        on_image: Callable[[AnyImage], None],
         *,
         reliability: str,
         depth: int,
+        compressed: bool = False,
     ) -> None:
         """Starts to look for a publisher.
 
@@ -43,11 +46,18 @@ class ImageInput:
             on_image: Called with every image.
             reliability: "auto", "reliable" or "best_effort".
             depth: Images the middleware keeps.
+            compressed: Listen to `sensor_msgs/CompressedImage` on TOPIC/compressed instead.
         """
         self.topic = node.resolve_topic_name(topic)
+        if compressed:  # as image_transport names it: after the remapped base topic
+            self.topic += "/compressed"
+        self.encoding = self.frame_id = self.offered_reliability = ""
+        self.size_hw: tuple[int, int] | None = None
+        self.stamp_skew_ms = 0.0
+        self._type = CompressedImage if compressed else Image
+        self._last_arrival = time.monotonic()
         self.incompatible_count = 0
         self._node = node
-        self._name = topic
         self._on_image = on_image
         self._reliability = reliability
         self._depth = depth
@@ -83,6 +93,11 @@ class ImageInput:
         return self._subscription is not None and hungry_s > STARVING_AFTER_S
 
     @property
+    def age_s(self) -> float:
+        """Seconds since the last image arrived, or since the start."""
+        return time.monotonic() - self._last_arrival
+
+    @property
     def rate_hz(self) -> float:
         """Images per second, from the 60th last image until now."""
         if len(self._arrivals) < 2:
@@ -91,6 +106,9 @@ class ImageInput:
 
     def _watch(self) -> None:
         offered = self._node.get_publishers_info_by_topic(self.topic)
+        self.offered_reliability = ", ".join(
+            sorted({reliability_name(publisher.qos_profile) for publisher in offered})
+        )
         if not offered:
             self._hungry_since = time.monotonic()
             return
@@ -112,8 +130,8 @@ class ImageInput:
         self._profile = profile
         self._hungry_since = time.monotonic()
         self._subscription = self._node.create_subscription(
-            Image,
-            self._name,
+            self._type,
+            self.topic,
             self._receive,
             profile,
             event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible),
@@ -134,9 +152,32 @@ class ImageInput:
             f"a publisher of {self.topic} offers another quality of service; matching it again"
         )
 
-    def _receive(self, image: Image) -> None:
+    def _receive(self, image: AnyImage) -> None:
         now = time.monotonic()
         self._arrivals.append(now)
-        self._hungry_since = now
+        self._hungry_since = self._last_arrival = now
+        skew = self._node.get_clock().now().nanoseconds - stamp_ns(image.header.stamp)
+        self.stamp_skew_ms = skew * 1e-6
+        self._look_at(image)
         self._warned = False
         self._on_image(image)
+
+    def _look_at(self, image: AnyImage) -> None:
+        """Notes what kind of image it is, and tells when that changes in mid-stream."""
+        before = (self.encoding, self.frame_id, self.size_hw)
+        self.frame_id = image.header.frame_id
+        if isinstance(image, CompressedImage):
+            self.encoding = image.format  # its size is known when it has been decoded
+        else:
+            self.encoding, self.size_hw = image.encoding, (image.height, image.width)
+        after = (self.encoding, self.frame_id, self.size_hw)
+        if before != after and before[2] is not None:
+            names = ("encoding", "frame_id", "size (height, width)")
+            changes = [
+                f"{name} {old} -> {new}"
+                for name, old, new in zip(names, before, after, strict=True)
+                if old != new
+            ]
+            self._node.get_logger().warning(
+                f"the images of {self.topic} changed: {', '.join(changes)}; the objects are kept"
+            )

@@ -14,6 +14,7 @@ from std_msgs.msg import Header
 
 from panosam2_core import FrameResult, ObjectResult, ObjectState, Prompt, PromptError
 from panosam2_core.prompting import label_image_prompts, pixel_of_bearing, pixel_of_lonlat
+from panosam2_ros.axes import Axes
 from panosam2_ros.images import ImageError, to_image, to_labels
 from panosam2_ros.msg import Prompt as PromptMsg
 from panosam2_ros.msg import TrackedObject, TrackedObjectArray
@@ -21,12 +22,19 @@ from panosam2_ros.stamps import stamp_ns
 
 Pixel = tuple[float, float]
 
+_IMAGE_AXES = Axes()
+
 # A click on the last edge (latitude -90, or 1.0) still means the last row or column.
 _INSIDE = 1e-3
 
 
 def to_prompts(
-    msg: PromptMsg, size_hw: tuple[int, int], *, hfov: float | None, free_ids: Iterator[int]
+    msg: PromptMsg,
+    size_hw: tuple[int, int],
+    *,
+    hfov: float | None,
+    free_ids: Iterator[int],
+    axes: Axes = _IMAGE_AXES,
 ) -> list[Prompt]:
     """Reads a prompt message that adds objects, prompts them afresh or corrects them.
 
@@ -36,6 +44,7 @@ def to_prompts(
         hfov: Radians that the columns of a panorama span; None for an ordinary camera, in whose
             images angles mean nothing.
         free_ids: Ids for objects whose sender left the choice to us.
+        axes: That directions are given in.
 
     Returns:
         One prompt, or one per label of a label image.
@@ -50,13 +59,13 @@ def to_prompts(
                 "BAD_MASK", "a prompt needs points and/or a box, or else a mask; got both"
             )
         return _mask_prompts(msg, size_hw, free_ids)
-    points = [_pixel(msg.coordinates, p, size_hw, hfov=hfov) for p in msg.points]
+    points = [_pixel(msg.coordinates, p, size_hw, hfov, axes) for p in msg.points]
     return [
         Prompt(
             object_id=msg.object_id or next(free_ids),
             points=points,
             labels=list(msg.point_labels),
-            box=_box(msg, size_hw, hfov=hfov),
+            box=_box(msg, size_hw, hfov, axes),
             label=msg.label,
             refine=msg.action == PromptMsg.REFINE,
         )
@@ -80,7 +89,7 @@ def _mask_prompts(
 
 
 def _box(
-    msg: PromptMsg, size_hw: tuple[int, int], *, hfov: float | None
+    msg: PromptMsg, size_hw: tuple[int, int], hfov: float | None, axes: Axes
 ) -> tuple[float, float, float, float] | None:
     if not msg.box:
         return None
@@ -97,13 +106,13 @@ def _box(
         return (x0 * width, y0 * height, x1 * width, y1 * height)
     if msg.coordinates == PromptMsg.BEARING:
         raise PromptError("BAD_COORDS", "a box cannot be given as bearings; use LONLAT_DEG")
-    left, top = _pixel(msg.coordinates, Point(x=x0, y=y0), size_hw, hfov=hfov)
-    right, bottom = _pixel(msg.coordinates, Point(x=x1, y=y1), size_hw, hfov=hfov)
+    left, top = _pixel(msg.coordinates, Point(x=x0, y=y0), size_hw, hfov, axes)
+    right, bottom = _pixel(msg.coordinates, Point(x=x1, y=y1), size_hw, hfov, axes)
     return (left, top, right, bottom)
 
 
 def _pixel(
-    coordinates: int, point: Point, size_hw: tuple[int, int], *, hfov: float | None
+    coordinates: int, point: Point, size_hw: tuple[int, int], hfov: float | None, axes: Axes
 ) -> Pixel:
     height, width = size_hw
     if not all(math.isfinite(value) for value in (point.x, point.y, point.z)):
@@ -126,8 +135,9 @@ def _pixel(
             "angles need projection:=equirectangular; use PIXEL or NORMALIZED coordinates",
         )
     if coordinates == PromptMsg.BEARING:
-        return pixel_of_bearing((point.x, point.y, point.z), size_hw, hfov)
-    return pixel_of_lonlat(math.radians(point.x), math.radians(point.y), size_hw, hfov)
+        return pixel_of_bearing(axes.vector_in((point.x, point.y, point.z)), size_hw, hfov)
+    lon = axes.lon_in(math.radians(point.x))
+    return pixel_of_lonlat(lon, math.radians(point.y), size_hw, hfov)
 
 
 class LastSeen:
@@ -182,34 +192,41 @@ def to_object_array(
     states: Mapping[int, ObjectState],
     last_seen: LastSeen,
     with_masks: bool,
+    label_hw: tuple[int, int] | None = None,
+    axes: Axes = _IMAGE_AXES,
+    bearing_frame: str = "",
 ) -> TrackedObjectArray:
     """Builds the message about all objects of one frame.
 
     Args:
         header: The header of the source image.
         result: What the tracker found, None if nothing is tracked.
-        size_hw: (height, width) of the source image, which is also the label image's.
+        size_hw: (height, width) of the source image.
         states: The state per object id.
         last_seen: When each object was last visible.
         with_masks: Whether every object carries its own mask.
+        label_hw: (height, width) of the label image; None: as the source image.
+        axes: To give directions in.
+        bearing_frame: Name of the frame with these axes; empty: the image's.
 
     Returns:
         The message.
     """
     height, width = size_hw
     msg = TrackedObjectArray(header=header)
-    msg.image_height = msg.label_height = height
-    msg.image_width = msg.label_width = width
+    msg.image_height, msg.image_width = height, width
+    msg.label_height, msg.label_width = label_hw or size_hw
+    msg.bearing_frame = bearing_frame or header.frame_id
     for found in result.objects.values() if result else ():
         found = replace(found, state=states[found.object_id])
-        msg.objects.append(_to_object(header, found, last_seen, with_mask=with_masks))
+        msg.objects.append(_to_object(header, found, last_seen, axes, with_mask=with_masks))
     return msg
 
 
 def _to_object(
-    header: Header, found: ObjectResult, last_seen: LastSeen, *, with_mask: bool
+    header: Header, found: ObjectResult, last_seen: LastSeen, axes: Axes, *, with_mask: bool
 ) -> TrackedObject:
-    x, y, z = (float(value) for value in found.bearing)
+    x, y, z = axes.vector_out(tuple(float(value) for value in found.bearing))
     msg = TrackedObject(
         id=found.object_id,
         label=found.label,
@@ -221,7 +238,7 @@ def _to_object(
         solid_angle_sr=float(found.solid_angle_sr),
         crosses_seam=bool(found.crosses_seam),
         box=[float(value) for value in found.box],
-        lon=float(found.lon),
+        lon=axes.lon_out(float(found.lon)),
         lat=float(found.lat),
         bearing=Vector3(x=x, y=y, z=z),
         angular_width=float(found.angular_width),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,9 @@ from rcl_interfaces.msg import (
 
 from panosam2_core import TrackerConfig
 from panosam2_core.config import PROMPT_VIEWS
+from panosam2_core.errors import ConfigError
+from panosam2_ros.axes import Axes
+from panosam2_ros.stream import Rules
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -59,18 +63,69 @@ SETTINGS = (
     Setting("device", "auto", "auto, cpu, cuda or cuda:N."),
     Setting("warmup_frames", 2, "Frames to run before the node is ready.", (0, 50)),
     Setting("max_objects", 8, "Most objects at a time.", (1, 64)),
-    Setting("mask_threshold", _TRACKER.mask_threshold, "Logit of a mask's edge.", (-10.0, 10.0)),
+    Setting(
+        "memory.long_frames",
+        _TRACKER.long_frames,
+        "Long-term frames that are looked back on; 0 switches the long-term memory off.",
+        (0, 8),
+    ),
+    Setting(
+        "mask_threshold",
+        _TRACKER.mask_threshold,
+        "Logit of a mask's edge; higher makes masks smaller.",
+        (-10.0, 10.0),
+        live=True,
+    ),
+    Setting(
+        "motion_gate_deg",
+        _TRACKER.motion_gate_deg,
+        "Degrees that an object can move from image to image, the camera's turning included; "
+        "0 switches the gate off.",
+        (0.0, 180.0),
+        live=True,
+    ),
     Setting(
         "visibility.occluded_below",
         _TRACKER.occluded_below,
         "Visibility under which an object counts as hidden.",
         (0.0, 1.0),
+        live=True,
     ),
     Setting(
         "visibility.lost_after_s",
         2.0,
         "Seconds out of sight after which an object counts as lost.",
         (0.0, 3600.0),
+        live=True,
+    ),
+    Setting(
+        "image_transport",
+        "raw",
+        "raw: sensor_msgs/Image. compressed: sensor_msgs/CompressedImage, on the image topic with "
+        "/compressed at its end.",
+        None,
+        ("raw", "compressed"),
+    ),
+    Setting(
+        "max_image_megapixels",
+        64.0,
+        "Larger images are refused, in millions of pixels.",
+        (0.01, 1000.0),
+        live=True,
+    ),
+    Setting(
+        "max_frame_age_ms",
+        0,
+        "Images that are older than this when they arrive are skipped, in milliseconds; 0: none.",
+        (0, 5000),
+        live=True,
+    ),
+    Setting("every_nth_frame", 1, "Work on every n-th image only.", (1, 30), live=True),
+    Setting(
+        "ignore_mask",
+        "",
+        "Picture file, as the camera sees it, in which all that is not black is never part of an "
+        "object: the robot's own body, a tripod. Empty: none.",
     ),
     Setting(
         "qos.reliability",
@@ -85,13 +140,30 @@ SETTINGS = (
         1000,
         "How far a prompt's stamp may be ahead of the newest image, in milliseconds.",
         (0, 60000),
+        live=True,
     ),
+    Setting(
+        "prompt.max_age_ms",
+        1000,
+        "How far a prompt's stamp may be behind the newest image, in milliseconds.",
+        (0, 60000),
+        live=True,
+    ),
+    Setting(
+        "prompt.ring_frames",
+        8,
+        "Images that are kept for prompts that name one of them.",
+        (1, 64),
+    ),
+    Setting("prompt.max_waiting", 64, "Most prompts that may wait.", (1, 1024), live=True),
+    Setting("prompt.max_points", 256, "Most points in a prompt.", (1, 10000), live=True),
     Setting(
         "prompt.view",
         _TRACKER.prompt_view,
         "Where clicks and boxes are resolved. auto: a close view about small objects.",
         None,
         PROMPT_VIEWS,
+        live=True,
     ),
     Setting(
         "projection",
@@ -107,16 +179,67 @@ SETTINGS = (
         (1.0, 360.0),
     ),
     Setting(
+        "yaw_offset_deg",
+        0.0,
+        "Direction of the image centre, in degrees to the left of the bearing frame's x axis.",
+        (-180.0, 180.0),
+        live=True,
+    ),
+    Setting(
+        "frame_convention",
+        "body",
+        "Axes of bearings. body: x forward, y left, z up. optical: x right, y down, z forward.",
+        None,
+        ("body", "optical"),
+        live=True,
+    ),
+    Setting(
+        "bearing_frame",
+        "",
+        "Frame that bearings are said to be in; empty: that of the images.",
+        live=True,
+    ),
+    Setting(
         "publish.label_encoding",
         "mono8",
         "Encoding of ~/label_image; mono16 allows ids above 254.",
         None,
         ("mono8", "mono16"),
     ),
+    Setting(
+        "publish.label_resolution",
+        "input",
+        "Size of ~/label_image. input: as the images. model: as the network's masks.",
+        None,
+        ("input", "model"),
+        live=True,
+    ),
+    Setting("publish.markers", True, "Publish ~/markers while somebody listens.", live=True),
     Setting("publish.object_masks", False, "Give every object in ~/objects its mask.", live=True),
     Setting("publish.stats", True, "Publish ~/stats.", live=True),
     Setting("overlay.max_width", 1280, "Widest ~/overlay, in pixels.", (64, 7680), live=True),
     Setting("overlay.alpha", 0.5, "Opacity of the masks in ~/overlay.", (0.0, 1.0), live=True),
+    Setting(
+        "overlay.jpeg_quality", 80, "Of ~/overlay/compressed, in percent.", (1, 100), live=True
+    ),
+    Setting(
+        "follow.object_id",
+        0,
+        "Object that ~/follow looks at; 0: the one that is tracked longest.",
+        (0, 65535),
+        live=True,
+    ),
+    Setting(
+        "follow.hfov_deg", 60.0, "Width of ~/follow's view, in degrees.", (5.0, 150.0), live=True
+    ),
+    Setting("follow.width", 640, "Width of ~/follow's image, in pixels.", (64, 4096), live=True),
+    Setting("follow.height", 480, "Height of ~/follow's image, in pixels.", (64, 4096), live=True),
+    Setting(
+        "release_gpu_on_deactivate",
+        False,
+        "Free the model when the node is deactivated; activating then loads it again.",
+        live=True,
+    ),
     Setting(
         "diagnostics.min_rate_hz",
         1.0,
@@ -171,14 +294,91 @@ def check_change(changed: Iterable[Parameter], *, configured: bool) -> SetParame
         setting = _BY_NAME.get(parameter.name)
         if setting is None:
             continue  # use_sim_time and the like are not ours
-        if setting.choices and parameter.value not in setting.choices:
-            reason = f"expected one of {', '.join(setting.choices)}, got '{parameter.value}'"
-        elif configured and not setting.live:
+        reason = _fault(setting, parameter.value)
+        if configured and not setting.live:
             reason = "is fixed while the node is configured; deactivate and clean it up first"
-        else:
-            continue
-        return SetParametersResult(successful=False, reason=f"{parameter.name}: {reason}")
+        if reason:
+            return SetParametersResult(successful=False, reason=f"{parameter.name}: {reason}")
     return SetParametersResult(successful=True)
+
+
+def check(current: Mapping[str, Any]) -> None:
+    """Checks the values that the node was started with.
+
+    Args:
+        current: By name.
+
+    Raises:
+        ConfigError: Naming the first that cannot be.
+    """
+    for setting in SETTINGS:
+        reason = _fault(setting, current[setting.name])
+        if reason:
+            raise ConfigError(f"parameter {setting.name}: {reason}")
+
+
+def tracker_config(current: Mapping[str, Any]) -> TrackerConfig:
+    """The tracker's settings.
+
+    Args:
+        current: Values by name.
+
+    Returns:
+        The settings.
+    """
+    return TrackerConfig(
+        pano=current["projection"] == "equirectangular",
+        hfov_deg=current["hfov_deg"],
+        mask_threshold=current["mask_threshold"],
+        motion_gate_deg=current["motion_gate_deg"],
+        occluded_below=current["visibility.occluded_below"],
+        max_objects=current["max_objects"],
+        long_frames=current["memory.long_frames"],
+        prompt_view=current["prompt.view"],
+    )
+
+
+def rules(current: Mapping[str, Any]) -> Rules:
+    """What the stream needs to know.
+
+    Args:
+        current: Values by name.
+
+    Returns:
+        The rules.
+    """
+    return Rules(
+        max_id=65535 if current["publish.label_encoding"] == "mono16" else 254,
+        lost_after_s=current["visibility.lost_after_s"],
+        prompt_max_ahead_s=current["prompt.max_ahead_ms"] * 1e-3,
+        prompt_max_age_s=current["prompt.max_age_ms"] * 1e-3,
+        max_points=current["prompt.max_points"],
+        max_waiting=current["prompt.max_waiting"],
+        max_pixels=int(current["max_image_megapixels"] * 1e6),
+        axes=axes(current),
+    )
+
+
+def axes(current: Mapping[str, Any]) -> Axes:
+    """What directions are given in.
+
+    Args:
+        current: Values by name.
+
+    Returns:
+        The axes.
+    """
+    yaw = math.radians(current["yaw_offset_deg"])
+    return Axes(yaw, current["frame_convention"] == "optical")
+
+
+def _fault(setting: Setting, value: Value) -> str:
+    """What is wrong with a value; empty if nothing is. Ranges are rclpy's, but not for NaN."""
+    if setting.choices and value not in setting.choices:
+        return f"expected one of {', '.join(setting.choices)}, got '{value}'"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"expected a finite number, got {value}"
+    return ""
 
 
 def _descriptor(setting: Setting) -> ParameterDescriptor:

@@ -49,6 +49,7 @@ _CODES = {
         "BAD_MASK",
         "NOT_ACTIVE",
         "INTERNAL",
+        "BUSY",
     )
 }
 

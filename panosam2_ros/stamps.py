@@ -15,3 +15,16 @@ def stamp_ns(stamp: Time) -> int:
         Nanoseconds since the clock's zero.
     """
     return stamp.sec * 1_000_000_000 + stamp.nanosec
+
+
+def to_stamp(nanoseconds: int) -> Time:
+    """Undoes `stamp_ns`.
+
+    Args:
+        nanoseconds: Since the clock's zero, not negative.
+
+    Returns:
+        The stamp.
+    """
+    seconds, rest = divmod(nanoseconds, 1_000_000_000)
+    return Time(sec=seconds, nanosec=rest)

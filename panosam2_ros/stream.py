@@ -6,13 +6,16 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from sensor_msgs.msg import Image
+from std_msgs.msg import Header
 
 from panosam2_core import FrameResult, ObjectState, PanoTracker, Prompt, PromptError
-from panosam2_ros.images import Pixels, to_rgb
+from panosam2_core.prompting import resized
+from panosam2_ros.axes import Axes
+from panosam2_ros.images import ImageError, Pixels, pixels_of
 from panosam2_ros.messages import LastSeen, free_ids, to_prompts
 from panosam2_ros.msg import Prompt as PromptMsg
 from panosam2_ros.msg import PromptResult
+from panosam2_ros.ring import AnyImage, FrameRing, Kept
 from panosam2_ros.stamps import stamp_ns
 
 _log = logging.getLogger(__name__)
@@ -26,11 +29,21 @@ class Rules:
         max_id: The largest object id that the label image can hold.
         lost_after_s: Seconds out of sight after which an object counts as lost.
         prompt_max_ahead_s: How far a prompt's stamp may be ahead of the newest frame.
+        prompt_max_age_s: How far it may be behind it.
+        max_points: Most clicks in a prompt.
+        max_waiting: Most prompts that wait for their frame.
+        max_pixels: Of a frame.
+        axes: That directions in prompts are given in.
     """
 
     max_id: int = 254
     lost_after_s: float = 2.0
     prompt_max_ahead_s: float = 1.0
+    prompt_max_age_s: float = 1.0
+    max_points: int = 256
+    max_waiting: int = 64
+    max_pixels: int = 64_000_000
+    axes: Axes = field(default_factory=Axes)
 
 
 @dataclass(frozen=True)
@@ -65,26 +78,32 @@ class _Batch:
         prompts: For the tracker, at most one per object.
         accepted: Those of the answers that the tracker's failure would turn into refusals.
         max_frames: Per prompted object id; 0 is no limit.
+        used: Headers of the frames that answers are about, where those are not the newest.
+        failure: What went wrong inside the tracker on a frame that was caught up with.
     """
 
     answers: list[PromptResult] = field(default_factory=list)
     prompts: list[Prompt] = field(default_factory=list)
     accepted: list[PromptResult] = field(default_factory=list)
     max_frames: dict[int, int] = field(default_factory=dict)
+    used: dict[int, Header] = field(default_factory=dict)
+    failure: Exception | None = None
 
 
 class Stream:
     """Applies prompts to the frames they are meant for and steps the tracker."""
 
-    def __init__(self, tracker: PanoTracker, rules: Rules) -> None:
+    def __init__(self, tracker: PanoTracker, rules: Rules, ring: FrameRing | None = None) -> None:
         """Starts an empty stream.
 
         Args:
             tracker: Holds the state of the objects.
-            rules: See `Rules`.
+            rules: See `Rules`; may be replaced between two turns.
+            ring: Of the frames that have arrived; whoever receives them puts them in.
         """
         self.tracker = tracker
         self.rules = rules
+        self.ring = ring or FrameRing(1)
         self.last_seen = LastSeen()
         self._waiting: list[PromptMsg] = []
         self._frames_left: dict[int, int] = {}
@@ -96,12 +115,15 @@ class Stream:
             The prompts that still waited for their frame; nobody has answered them.
         """
         self.tracker.reset()
+        self.ring.clear()
         self.last_seen = LastSeen()
         self._frames_left.clear()
         waiting, self._waiting = self._waiting, []
         return waiting
 
-    def turn(self, image: Image | None, orders: Sequence[PromptMsg], *, is_new: bool) -> Outcome:
+    def turn(
+        self, image: AnyImage | None, orders: Sequence[PromptMsg], *, is_new: bool
+    ) -> Outcome:
         """Works on one frame.
 
         Args:
@@ -115,27 +137,43 @@ class Stream:
         if image is None:
             answers = [_answer(o, "NO_FRAME", _NO_FRAME) for o in orders]
             return Outcome(None, None, {}, answers)
-        rgb = to_rgb(image)
+        try:
+            rgb = pixels_of(image, self.rules.max_pixels)
+        except ImageError as error:
+            text = f"the newest image cannot be read: {error}"
+            answers = [_answer(o, "NO_FRAME", text) for o in orders]
+            return Outcome(None, None, {}, answers, is_new, failure=error)
         batch = _Batch()
         for order in self._due(orders, image, batch):
             self._take(order, rgb.shape[:2], batch)
         is_result = is_new or bool(batch.prompts)
         result, failure = self._step(rgb, batch) if is_result else (None, None)
+        if is_new:
+            self.ring.mark_tracked(stamp_ns(image.header.stamp))
         for answer in batch.answers:
-            answer.header = image.header
+            answer.header = batch.used.get(id(answer), image.header)
             answer.object_ids = list(self.tracker.object_ids)
         states: Mapping[int, ObjectState] = {}
         if result is not None:
             states = self.last_seen.update(result, image.header.stamp, self.rules.lost_after_s)
             self._count_down(is_new=is_new)
         return Outcome(
-            rgb, result, states, batch.answers, is_new, is_result and not failure, failure
+            rgb,
+            result,
+            states,
+            batch.answers,
+            is_new,
+            is_result and not failure,
+            failure or batch.failure,
         )
 
     def _due(
-        self, orders: Sequence[PromptMsg], image: Image, batch: _Batch
+        self, orders: Sequence[PromptMsg], image: AnyImage, batch: _Batch
     ) -> Iterator[PromptMsg]:
-        """Yields the prompts for this frame; keeps those for a frame that is still to come."""
+        """Yields the prompts for this frame; keeps those for a frame that is still to come.
+
+        Those for a frame that has gone by are carried out on that frame at once.
+        """
         candidates, self._waiting = [*self._waiting, *orders], []
         now = stamp_ns(image.header.stamp)
         for order in candidates:
@@ -144,7 +182,9 @@ class Stream:
             if wanted == 0 or wanted == now or order.action not in _PROMPTING:
                 yield order
             elif 0 < ahead_s <= self.rules.prompt_max_ahead_s:
-                self._waiting.append(order)
+                self._wait(order, batch)
+            elif -self.rules.prompt_max_age_s <= ahead_s < 0 and (past := self.ring.since(wanted)):
+                self._add_late(order, past, batch)
             else:
                 text = (
                     f"the prompt is for a frame {abs(ahead_s):.3f} s "
@@ -152,6 +192,62 @@ class Stream:
                     "or not yet at hand; click on a newer frame, or send stamp 0 for the newest"
                 )
                 batch.answers.append(_answer(order, "STALE_FRAME", text))
+
+    def _wait(self, order: PromptMsg, batch: _Batch) -> None:
+        if len(self._waiting) < self.rules.max_waiting:
+            self._waiting.append(order)
+            return
+        text = f"{self.rules.max_waiting} prompts wait for frames that are still to come already"
+        batch.answers.append(_answer(order, "BUSY", text))
+
+    def _add_late(self, order: PromptMsg, past: Sequence[Kept], batch: _Batch) -> None:
+        """Prompts objects on a frame that has gone by, and follows them until now.
+
+        Args:
+            order: The prompt.
+            past: Its frame, and those that the tracker has been given since.
+            batch: Gets the answer.
+        """
+        if order.action == PromptMsg.REFINE:
+            text = "a correction is for the newest frame; send it with stamp 0, or prompt afresh"
+            batch.answers.append(_answer(order, "STALE_FRAME", text))
+            return
+        try:
+            rgb = past[0].read()
+            prompts = self._late_prompts(order, past[0].size_hw or rgb.shape[:2], rgb, batch)
+            follower = self.tracker.behind(len(past))
+            for index, kept in enumerate(past):
+                follower.step(kept.read(), [] if index else prompts)
+            self.tracker.take_over(follower)
+        except PromptError as error:
+            answer = _answer(order, error.code, str(error))
+        except Exception as error:
+            batch.failure = error
+            text = f"the tracker failed on an earlier frame: {error}"
+            answer = _answer(order, "INTERNAL", text)
+        else:
+            answer = _answer(order, "OK", f"tracking, after {len(past)} earlier frame(s)")
+            answer.object_id = prompts[0].object_id
+            for prompt in prompts:
+                self._forget((prompt.object_id,), batch)
+                if order.max_frames:
+                    self._frames_left[prompt.object_id] = order.max_frames
+        batch.answers.append(answer)
+        batch.used[id(answer)] = past[0].header
+
+    def _late_prompts(
+        self, order: PromptMsg, size_hw: tuple[int, int], rgb: Pixels, batch: _Batch
+    ) -> list[Prompt]:
+        """Reads a prompt for a frame of the ring, which may be smaller than the image was."""
+        taken = [*self.tracker.object_ids, *(p.object_id for p in batch.prompts)]
+        prompts = [
+            resized(prompt, size_hw, (rgb.shape[0], rgb.shape[1]))
+            for prompt in self._read(order, size_hw, taken)
+        ]
+        for prompt in prompts:
+            self._check(prompt, (rgb.shape[0], rgb.shape[1]))
+        self._check_count([*taken, *(prompt.object_id for prompt in prompts)])
+        return prompts
 
     def _take(self, order: PromptMsg, size_hw: tuple[int, int], batch: _Batch) -> None:
         """Carries out an order to forget; checks one to add and puts it into the batch."""
@@ -202,12 +298,7 @@ class Stream:
 
     def _add(self, order: PromptMsg, size_hw: tuple[int, int], batch: _Batch) -> None:
         taken = [*self.tracker.object_ids, *(p.object_id for p in batch.prompts)]
-        prompts = to_prompts(
-            order,
-            size_hw,
-            hfov=self.tracker.config.hfov if self.tracker.config.pano else None,
-            free_ids=free_ids(taken, self.rules.max_id),
-        )
+        prompts = self._read(order, size_hw, taken)
         # An object that is new on this very frame was not seen yet: the clicks join its prompt.
         prompts = [replace(p, refine=False) if _earlier(p, batch) else p for p in prompts]
         for prompt in prompts:
@@ -224,6 +315,39 @@ class Stream:
         answer.object_id = prompts[0].object_id
         batch.answers.append(answer)
         batch.accepted.append(answer)
+
+    def _read(
+        self, order: PromptMsg, size_hw: tuple[int, int], taken: Sequence[int]
+    ) -> list[Prompt]:
+        """Reads a prompt message.
+
+        Args:
+            order: The message.
+            size_hw: (height, width) of the image it is about.
+            taken: Ids that are in use.
+
+        Returns:
+            One prompt per object.
+
+        Raises:
+            PromptError: If it cannot be read.
+        """
+        if len(order.points) > self.rules.max_points:
+            raise PromptError(
+                "BAD_COORDS",
+                f"{len(order.points)} points are more than the {self.rules.max_points} allowed",
+            )
+        if order.mask.width * order.mask.height > self.rules.max_pixels:
+            raise PromptError(
+                "BAD_MASK", f"the mask has more than the {self.rules.max_pixels} pixels allowed"
+            )
+        return to_prompts(
+            order,
+            size_hw,
+            hfov=self.tracker.config.hfov if self.tracker.config.pano else None,
+            free_ids=free_ids(taken, self.rules.max_id),
+            axes=self.rules.axes,
+        )
 
     def _check(self, prompt: Prompt, size_hw: tuple[int, int]) -> None:
         if prompt.object_id > self.rules.max_id:

@@ -7,63 +7,74 @@ with `python -m panosam2_ros.tracker_node --ros-args -r image:=/image_raw`.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import sys
 import time
 import traceback
-from collections import deque
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import Point, PointStamped
+from PIL import Image as PILImage
 from rcl_interfaces.msg import SetParametersResult
-from rclpy._rclpy_pybind11 import RCLError
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from sensor_msgs.msg import Image
 from std_msgs.msg import Header
+from std_srvs.srv import SetBool, Trigger
 
-from panosam2_core import PanoSAM2Error, PanoTracker, Prompt, TrackerConfig, load_model
-from panosam2_core.media.overlay import draw
+from panosam2_core import ConfigError, PanoSAM2Error, PanoTracker, Prompt, load_model
+from panosam2_core.build import shipped_weights
 from panosam2_ros import parameters
-from panosam2_ros.diagnostics import ERROR, WARN, Report, to_message
-from panosam2_ros.image_input import STARVING_HINT, ImageInput
-from panosam2_ros.images import ImageError, check_image, to_image
+from panosam2_ros.diagnostics import to_message
+from panosam2_ros.health import Health, gpu_memory_mb, shape_hint
+from panosam2_ros.image_input import ImageInput
+from panosam2_ros.images import ImageError, check_input
 from panosam2_ros.logs import NodeLogHandler
-from panosam2_ros.messages import to_object_array
-from panosam2_ros.msg import FrameStats, PromptResult, TrackedObjectArray
+from panosam2_ros.msg import FrameStats, PromptResult
 from panosam2_ros.msg import Prompt as PromptMsg
+from panosam2_ros.outputs import Outputs
 from panosam2_ros.process import running, until_shutdown
 from panosam2_ros.qos import profile
-from panosam2_ros.stamps import stamp_ns
-from panosam2_ros.stream import Outcome, Rules, Stream, refusal
-from panosam2_ros.worker import Worker
+from panosam2_ros.ring import AnyImage, FrameRing
+from panosam2_ros.stamps import stamp_ns, to_stamp
+from panosam2_ros.stream import Outcome, Stream, refusal
+from panosam2_ros.transitions import answer_all_transitions
+from panosam2_ros.worker import UnusableFrameError, Worker
 
 _COMPLAIN_EVERY_S = 5.0
 _WARMUP_SIZE_HW = (256, 512)
 
 
 class TrackerNode(LifecycleNode):
-    """Owns the topics, the parameters and the lifecycle; the work is done by `Stream`."""
+    """Owns the inputs, the parameters and the lifecycle; the work is done by `Stream`."""
 
     def __init__(self) -> None:
         """Declares parameters and outputs. The model is loaded on configuring."""
         super().__init__("panosam2")
+        answer_all_transitions(self)
         parameters.declare(self)
         self.add_on_set_parameters_callback(self._on_parameters)
-        self._values = parameters.values(self)
+        self._values = self._applied = parameters.values(self)
         self._stream: Stream | None = None
-        self._worker: Worker[Image, PromptMsg] | None = None
+        self._worker: Worker[AnyImage, PromptMsg] | None = None
         self._input: ImageInput | None = None
+        self._enabled = True
+        self._arrived = 0
         self._last_stamp = 0
         self._complaints: dict[str, float] = {}
-        self._finished: deque[float] = deque(maxlen=60)
-        self._latencies: deque[float] = deque(maxlen=200)
-        self._last_error = ""
-        self._create_outputs()
+        self._health = Health()
+        self._outputs = Outputs(self)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", profile(10))
         self.create_subscription(PromptMsg, "~/prompt", self._on_prompt, profile(10))
+        self.create_subscription(PointStamped, "~/click", self._on_click, profile(10))
+        self.create_service(Trigger, "~/reset", self._on_reset)
+        self.create_service(SetBool, "~/enable", self._on_enable)
         self.create_timer(1.0, self._publish_diagnostics)
 
     def start(self) -> None:
@@ -82,26 +93,9 @@ class TrackerNode(LifecycleNode):
             state: Where the node comes from.
 
         Returns:
-            Whether it worked; the log says why not.
+            Whether it worked; the log and /diagnostics say why not.
         """
-        begin = time.monotonic()
-        try:
-            self._stream = self._load()
-        except PanoSAM2Error as error:
-            self._last_error = str(error)
-            self.get_logger().error(f"cannot configure: {error}")
-            return TransitionCallbackReturn.FAILURE
-        except Exception as error:
-            # rclpy would turn it into a failed transition without a word.
-            self._last_error = f"{type(error).__name__}: {error}"
-            self.get_logger().error(f"cannot configure:\n{traceback.format_exc()}")
-            return TransitionCallbackReturn.FAILURE
-        self._last_error = ""
-        self.get_logger().info(
-            f"model {self._values['model.variant']} on {self._device} ready in "
-            f"{time.monotonic() - begin:.1f} s"
-        )
-        return TransitionCallbackReturn.SUCCESS
+        return self._ready("configure")
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Starts to listen and to work.
@@ -110,10 +104,12 @@ class TrackerNode(LifecycleNode):
             state: Where the node comes from.
 
         Returns:
-            Success.
+            Whether it worked; it can fail when the model was released and is loaded again.
         """
-        self._finished.clear()
-        self._latencies.clear()
+        if self._stream is None and self._ready("activate") != TransitionCallbackReturn.SUCCESS:
+            return TransitionCallbackReturn.FAILURE
+        self._health.start()
+        self._enabled = True
         self._worker = Worker(self._work)
         self._input = ImageInput(
             self,
@@ -121,11 +117,12 @@ class TrackerNode(LifecycleNode):
             self._on_image,
             reliability=self._values["qos.reliability"],
             depth=self._values["qos.depth"],
+            compressed=self._values["image_transport"] == "compressed",
         )
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stops to listen and forgets the objects; the model stays loaded.
+        """Stops to listen and forgets the objects; the model stays loaded if so wanted.
 
         Args:
             state: Where the node comes from.
@@ -134,6 +131,8 @@ class TrackerNode(LifecycleNode):
             Success.
         """
         self._stop()
+        if self._values["release_gpu_on_deactivate"]:
+            self._release()
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -145,7 +144,7 @@ class TrackerNode(LifecycleNode):
         Returns:
             Success.
         """
-        self._stream = None
+        self._release()
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -158,7 +157,7 @@ class TrackerNode(LifecycleNode):
             Success.
         """
         self._stop()
-        self._stream = None
+        self._release()
         return TransitionCallbackReturn.SUCCESS
 
     def destroy_node(self) -> None:
@@ -166,35 +165,61 @@ class TrackerNode(LifecycleNode):
         self._stop()
         super().destroy_node()
 
+    def _ready(self, what: str) -> TransitionCallbackReturn:
+        """Loads the model; what goes wrong is told, not raised."""
+        try:
+            self._stream = self._load()
+        except PanoSAM2Error as error:
+            self._health.last_error = str(error)
+            self.get_logger().error(f"cannot {what}: {error}")
+            return TransitionCallbackReturn.FAILURE
+        except Exception as error:
+            # rclpy would turn it into a failed transition without a word.
+            self._health.last_error = f"{type(error).__name__}: {error}"
+            self.get_logger().error(f"cannot {what}:\n{traceback.format_exc()}")
+            return TransitionCallbackReturn.FAILURE
+        self._health.last_error = ""
+        return TransitionCallbackReturn.SUCCESS
+
     def _load(self) -> Stream:
-        values = self._values = parameters.values(self)
+        values = self._values = self._applied = parameters.values(self)
+        parameters.check(values)
+        begin = time.monotonic()
+        variant, device = values["model.variant"], values["device"]
         model = load_model(
-            values["model.variant"],
+            variant,
             checkpoint=values["model.checkpoint"] or None,
-            device=values["device"],
+            device=device,
             precision=values["model.precision"],
         )
-        tracker = PanoTracker(
-            model,
-            TrackerConfig(
-                pano=values["projection"] == "equirectangular",
-                hfov_deg=values["hfov_deg"],
-                mask_threshold=values["mask_threshold"],
-                occluded_below=values["visibility.occluded_below"],
-                max_objects=values["max_objects"],
-                prompt_view=values["prompt.view"],
-            ),
-        )
+        loaded = time.monotonic()
+        self.get_logger().info(f"model {variant} loaded in {loaded - begin:.1f} s; warming up")
+        ignored = _ignored(values["ignore_mask"])
+        tracker = PanoTracker(model, parameters.tracker_config(values), ignored)
         _warm_up(tracker, values["warmup_frames"])
-        mono16 = values["publish.label_encoding"] == "mono16"
-        return Stream(
-            tracker,
-            Rules(
-                max_id=65535 if mono16 else 254,
-                lost_after_s=values["visibility.lost_after_s"],
-                prompt_max_ahead_s=values["prompt.max_ahead_ms"] * 1e-3,
-            ),
+        warm = time.monotonic()
+        file = Path(values["model.checkpoint"] or shipped_weights(variant))
+        precision = str(model.precision).removeprefix("torch.")
+        self._health.model = {
+            "variant": variant,
+            "checkpoint": str(file),
+            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+            "device": str(model.pixel_mean.device),
+            "precision": precision,
+            "load_s": loaded - begin,
+            "warmup_s": warm - loaded,
+        }
+        self.get_logger().info(
+            f"model {variant} ({precision}) on {model.pixel_mean.device} ready in "
+            f"{warm - begin:.1f} s"
         )
+        ring = FrameRing(values["prompt.ring_frames"])
+        return Stream(tracker, parameters.rules(values), ring)
+
+    def _release(self) -> None:
+        self._stream = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def _stop(self) -> None:
         if self._input is not None:
@@ -207,7 +232,7 @@ class TrackerNode(LifecycleNode):
         with until_shutdown(self):
             for order in left:
                 text = "the node was deactivated before it came to this prompt; send it again"
-                self._prompt_result.publish(refusal(order, "NOT_ACTIVE", text))
+                self._outputs.answers.publish(refusal(order, "NOT_ACTIVE", text))
 
     @property
     def _device(self) -> str:
@@ -223,23 +248,60 @@ class TrackerNode(LifecycleNode):
     # ---- inputs, on the executor's thread
 
     def _on_prompt(self, order: PromptMsg) -> None:
-        if self._worker is None:
+        if self._worker is None or not self._enabled:
             text = "the node is not active; activate it, or start it with autostart:=true"
-            self._prompt_result.publish(refusal(order, "NOT_ACTIVE", text))
-        else:
-            self._worker.put_order(order)
+            if self._worker is not None:
+                text = "the node is paused; call ~/enable with true"
+            self._outputs.answers.publish(refusal(order, "NOT_ACTIVE", text))
+        elif not self._worker.put_order(order, self._values["prompt.max_waiting"]):
+            text = f"{self._values['prompt.max_waiting']} prompts wait already; send fewer"
+            self._outputs.answers.publish(refusal(order, "BUSY", text))
 
-    def _on_image(self, image: Image) -> None:
-        if self._worker is None:
+    def _on_click(self, click: PointStamped) -> None:
+        """One click is one new object, in the frame nearest to the click's stamp."""
+        order = PromptMsg(points=[Point(x=click.point.x, y=click.point.y)])
+        stamp = stamp_ns(click.header.stamp)
+        if stamp and self._stream is not None:
+            nearest = self._stream.ring.nearest(stamp)
+            order.header.stamp = to_stamp(nearest or 0)
+        self._on_prompt(order)
+
+    def _on_reset(self, request: Trigger.Request, answer: Trigger.Response) -> Trigger.Response:
+        answer.success = self._worker is not None
+        answer.message = "all objects are dropped" if answer.success else "the node is not active"
+        self._on_prompt(PromptMsg(action=PromptMsg.RESET))
+        return answer
+
+    def _on_enable(self, request: SetBool.Request, answer: SetBool.Response) -> SetBool.Response:
+        self._enabled = request.data
+        answer.success = True
+        answer.message = "going on" if request.data else "paused; objects and model are kept"
+        return answer
+
+    def _on_image(self, image: AnyImage) -> None:
+        if self._worker is None or self._stream is None:
             return
+        values = self._values
+        self._arrived += 1
         try:
-            check_image(image)
+            check_input(image, int(values["max_image_megapixels"] * 1e6))
         except ImageError as error:
             self._worker.reject_frame()
-            self._last_error = str(error)
+            self._health.last_error = str(error)
             self._complain(f"cannot use an image of {self._input_topic}: {error}")
+            return
+        if not self._enabled:
+            self._worker.skip_frame()
+            return
+        self._stream.ring.put(image)
+        if self._arrived % values["every_nth_frame"] or self._is_too_old(image):
+            self._worker.skip_frame()
         else:
             self._worker.put_frame(image)
+
+    def _is_too_old(self, image: AnyImage) -> bool:
+        limit_ms = self._values["max_frame_age_ms"]
+        return bool(limit_ms) and self._latency_ms(image.header) > limit_ms
 
     def _complain(self, text: str) -> None:
         """Logs an error, but the same one not with every image."""
@@ -256,7 +318,7 @@ class TrackerNode(LifecycleNode):
     # ---- work and outputs, on the worker's thread
 
     def _work(
-        self, image: Image | None, orders: list[PromptMsg], is_new: bool, waited_s: float
+        self, image: AnyImage | None, orders: list[PromptMsg], is_new: bool, waited_s: float
     ) -> None:
         with until_shutdown(self):
             self._turn(self._stream, image, orders, is_new, waited_s)
@@ -264,22 +326,67 @@ class TrackerNode(LifecycleNode):
     def _turn(
         self,
         stream: Stream,
-        image: Image | None,
+        image: AnyImage | None,
         orders: list[PromptMsg],
         is_new: bool,
         waited_s: float,
     ) -> None:
+        values = self._apply_parameters(stream)
         if is_new and image is not None:
             self._watch_time(stream, stamp_ns(image.header.stamp))
         outcome = stream.turn(image, orders, is_new=is_new)
         if image is not None and outcome.is_result:
-            self._publish(stream, image, outcome, waited_s)
+            self._look_at(outcome)
+            publish_ms = self._outputs.publish(image.header, outcome, stream, values)
+            self._health.finished(outcome, self._latency_ms(image.header))
+            if values["publish.stats"]:
+                stats = self._frame_stats(image.header, outcome, waited_s, publish_ms)
+                self._outputs.stats.publish(stats)
         for answer in outcome.answers:
-            self._prompt_result.publish(answer)
+            self._outputs.answers.publish(answer)
             self._log_answer(answer)
         if outcome.failure is not None:
-            self._last_error = str(outcome.failure)
-            raise outcome.failure
+            self._fail(outcome.failure)
+
+    def _apply_parameters(self, stream: Stream) -> dict[str, Any]:
+        """Takes over what was set since the last frame; never in the middle of one."""
+        values = self._values
+        if values is not self._applied:
+            stream.tracker.config = parameters.tracker_config(values)
+            stream.rules = parameters.rules(values)
+            self._applied = values
+        return values
+
+    def _look_at(self, outcome: Outcome) -> None:
+        """Notes the size of compressed images, and tells what shape is expected."""
+        if self._input is None:
+            return
+        size_hw = (outcome.rgb.shape[0], outcome.rgb.shape[1])
+        self._input.size_hw = size_hw
+        hint = shape_hint(size_hw, self._values)
+        if hint and hint not in self._complaints:
+            self._complaints[hint] = math.inf
+            self.get_logger().warning(hint)
+
+    def _fail(self, error: Exception) -> None:
+        """Tells of a frame without a result; the objects are as they were before it.
+
+        Raises:
+            UnusableFrameError: Always, so that the worker counts it.
+        """
+        text = f"{type(error).__name__}: {error}"
+        if isinstance(error, torch.OutOfMemoryError):
+            text = (
+                f"out of memory on {self._device}; the next image is tried again. Track fewer "
+                "objects (max_objects), or choose a smaller model.variant"
+            )
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        elif not isinstance(error, ImageError):
+            text += "\n" + "".join(traceback.format_exception(error)[-3:])
+        self._health.failed(text)
+        self._complain(f"an image has no result: {text}")
+        raise UnusableFrameError
 
     def _log_answer(self, answer: PromptResult) -> None:
         text = f"prompt for object {answer.object_id}: {answer.message}"
@@ -298,53 +405,13 @@ class TrackerNode(LifecycleNode):
             stream.tracker.forget_short_term()
         self._last_stamp = stamp
 
-    def _create_outputs(self) -> None:
-        self._label_image = self.create_publisher(Image, "~/label_image", profile(1))
-        self._objects = self.create_publisher(TrackedObjectArray, "~/objects", profile(5))
-        self._prompt_result = self.create_publisher(
-            PromptResult, "~/prompt_result", profile(10, transient_local=True)
-        )
-        self._overlay = self.create_publisher(Image, "~/overlay", profile(1, reliable=False))
-        self._stats = self.create_publisher(FrameStats, "~/stats", profile(10))
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", profile(10))
-
-    def _publish(self, stream: Stream, image: Image, outcome: Outcome, waited_s: float) -> None:
-        begin = time.monotonic()
-        size_hw = outcome.rgb.shape[:2]
-        encoding = self._values["publish.label_encoding"]
-        dtype = np.uint16 if encoding == "mono16" else np.uint8
-        result = outcome.result
-        labels = result.label_image(dtype) if result else np.zeros(size_hw, dtype)
-        objects = to_object_array(
-            image.header,
-            result,
-            size_hw=size_hw,
-            states=outcome.states,
-            last_seen=stream.last_seen,
-            with_masks=self._values["publish.object_masks"],
-        )
-        self._label_image.publish(to_image(image.header, labels, encoding))
-        self._objects.publish(objects)
-        publish_ms = 1e3 * (time.monotonic() - begin)
-        self._finished.append(time.monotonic())
-        if self._values["publish.stats"]:
-            self._stats.publish(self._frame_stats(image.header, outcome, waited_s, publish_ms))
-        if self._overlay.get_subscription_count():
-            drawn = draw(
-                outcome.rgb,
-                labels,
-                {found.id: found for found in objects.objects},
-                alpha=self._values["overlay.alpha"],
-                max_width=self._values["overlay.max_width"],
-            )
-            self._overlay.publish(to_image(image.header, drawn, "rgb8"))
+    def _latency_ms(self, header: Header) -> float:
+        return 1e-6 * (self.get_clock().now().nanoseconds - stamp_ns(header.stamp))
 
     def _frame_stats(
         self, header: Header, outcome: Outcome, waited_s: float, publish_ms: float
     ) -> FrameStats:
         stages = dict(outcome.result.stage_ms) if outcome.result else {}
-        latency_ms = 1e-6 * (self.get_clock().now().nanoseconds - stamp_ns(header.stamp))
-        self._latencies.append(latency_ms)
         counts = self._worker.counts if self._worker is not None else None
         stats = FrameStats(
             header=header,
@@ -353,12 +420,12 @@ class TrackerNode(LifecycleNode):
             postprocess_ms=stages.pop("postprocess", 0.0),
             inference_ms=float(sum(stages.values())),
             publish_ms=publish_ms,
-            latency_ms=latency_ms,
-            fps=self._fps(),
+            latency_ms=self._latency_ms(header),
+            fps=self._health.fps(),
             objects=len(outcome.states),
-            gpu_memory_mb=_gpu_memory_mb(self._device),
+            gpu_memory_mb=gpu_memory_mb(self._device),
             device=self._device,
-            precision="fp32",
+            precision=self._health.model["precision"],
         )
         if counts is not None:
             # This frame is counted by the worker only when its work is over.
@@ -366,81 +433,22 @@ class TrackerNode(LifecycleNode):
             stats.processed = counts.processed + outcome.is_new
         return stats
 
-    def _fps(self) -> float:
-        """Results per second until now, so that the rate falls when no more come."""
-        if len(self._finished) < 2:
-            return 0.0
-        return (len(self._finished) - 1) / max(time.monotonic() - self._finished[0], 1e-6)
-
-    # ---- diagnostics
-
     def _publish_diagnostics(self) -> None:
+        counts = self._worker.counts if self._worker is not None else None
+        reports = self._health.reports(counts, self._input, self._values, self._device)
         stamp = self.get_clock().now().to_msg()
-        reports = [self._tracker_report(), self._input_report(), self._model_report()]
         self._diagnostics.publish(to_message(stamp, self.get_name(), self._device, reports))
 
-    def _tracker_report(self) -> Report:
-        counts = self._worker.counts if self._worker is not None else None
-        median, tail = _percentiles(self._latencies)
-        facts: dict[str, Any] = {
-            "state": "active" if self._worker is not None else "not active",
-            "objects": len(self._stream.tracker.object_ids) if self._stream else 0,
-            "fps": self._fps(),
-            "latency_ms_p50": median,
-            "latency_ms_p95": tail,
-            "processed": counts.processed if counts else 0,
-            "dropped": counts.dropped if counts else 0,
-            "last_error": self._last_error,
-        }
-        slow = tail > self._values["diagnostics.max_latency_ms"]
-        low = 0 < self._fps() < self._values["diagnostics.min_rate_hz"]
-        return (
-            Report("tracker", facts)
-            .check(slow, WARN, "results are late; use a GPU or a smaller model")
-            .check(low, WARN, "few results per second; unless the camera is slow, use a GPU")
-            .check(self._stream is None and bool(self._last_error), ERROR, self._last_error)
-        )
 
-    def _input_report(self) -> Report:
-        source = self._input
-        if source is None:
-            return Report("input", {})
-        facts = {
-            "topic": source.topic,
-            "publishers": source.publishers,
-            "reliability": source.used_reliability,
-            "incompatible_qos_count": source.incompatible_count,
-            "rate_hz": source.rate_hz,
-        }
-        nobody = f"no camera publishes {source.topic}; remap the input `image` to your camera's"
-        return (
-            Report("input", facts)
-            .check(not source.publishers, WARN, nobody)
-            .check(
-                source.starving, WARN, f"a camera is there, but no image arrives; {STARVING_HINT}"
-            )
-        )
-
-    def _model_report(self) -> Report:
-        facts = {
-            "variant": self._values["model.variant"],
-            "checkpoint": self._values["model.checkpoint"] or "comes along",
-            "device": self._device,
-        }
-        return Report("model", facts).check(
-            self._device == "cpu", WARN, "runs on the CPU; a GPU is several times faster"
-        )
-
-
-def _gpu_memory_mb(device: str) -> float:
-    return torch.cuda.memory_allocated(device) / 2**20 if device.startswith("cuda") else 0.0
-
-
-def _percentiles(latencies_ms: deque[float]) -> tuple[float, float]:
-    if not latencies_ms:
-        return 0.0, 0.0
-    median, tail = np.percentile(list(latencies_ms), (50, 95))
-    return float(median), float(tail)
+def _ignored(path: str) -> npt.NDArray[np.bool_] | None:
+    """Reads the picture of what is never part of an object."""
+    if not path:
+        return None
+    try:
+        with PILImage.open(path) as picture:
+            return np.asarray(picture.convert("RGB")).any(axis=2)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"parameter ignore_mask: {error}") from error
 
 
 def _warm_up(tracker: PanoTracker, frames: int) -> None:
@@ -464,19 +472,9 @@ def main(args: list[str] | None = None) -> None:
         executor.add_node(node)
         try:
             node.start()
-            _spin(executor, node)
+            executor.spin()
         finally:
             logs.close()
-
-
-def _spin(executor: SingleThreadedExecutor, node: TrackerNode) -> None:
-    while True:
-        try:
-            executor.spin()
-            return
-        except RCLError as error:
-            # rclpy raises out of spin when someone asks for a transition that is not allowed now.
-            node.get_logger().error(f"refused: {error}")
 
 
 if __name__ == "__main__":

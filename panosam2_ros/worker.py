@@ -25,17 +25,23 @@ class Counts:
         processed: Frames that were worked on to the end.
         replaced: Frames that a newer one replaced before their turn came.
         unusable: Frames that were rejected or failed.
+        skipped: Frames that were left out on purpose.
     """
 
     received: int = 0
     processed: int = 0
     replaced: int = 0
     unusable: int = 0
+    skipped: int = 0
 
     @property
     def dropped(self) -> int:
         """Frames without a result."""
-        return self.replaced + self.unusable
+        return self.replaced + self.unusable + self.skipped
+
+
+class UnusableFrameError(Exception):
+    """The frame cannot be worked on, and whoever should know that has been told."""
 
 
 class Worker(Generic[Frame, Order]):
@@ -75,21 +81,34 @@ class Worker(Generic[Frame, Order]):
             self._newest = (frame, time.monotonic())
             self._wake.notify()
 
+    def skip_frame(self) -> None:
+        """Counts a frame that is left out on purpose."""
+        with self._wake:
+            self.counts.received += 1
+            self.counts.skipped += 1
+
     def reject_frame(self) -> None:
         """Counts a frame that could not be used at all."""
         with self._wake:
             self.counts.received += 1
             self.counts.unusable += 1
 
-    def put_order(self, order: Order) -> None:
+    def put_order(self, order: Order, most: int | None = None) -> bool:
         """Hands in an order.
 
         Args:
             order: Given to the work together with the newest frame.
+            most: Refuse it if so many wait already.
+
+        Returns:
+            Whether it was taken.
         """
         with self._wake:
+            if most is not None and len(self._orders) >= most:
+                return False
             self._orders.append(order)
             self._wake.notify()
+        return True
 
     def stop(self) -> list[Order]:
         """Ends the thread after the frame it is working on.
@@ -121,6 +140,8 @@ class Worker(Generic[Frame, Order]):
             waited_s = time.monotonic() - arrived
         try:
             self._work(self._last, orders, newest is not None, waited_s)
+        except UnusableFrameError:
+            done = False
         except Exception:
             # One bad frame must not end the stream; the log and the counts tell of it.
             _log.exception("a frame could not be processed; going on with the next one")

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import Reader, ReaderError
 from rosbags.serde import SerdeError
@@ -20,9 +18,8 @@ from panosam2_core.media.frames import (
     FrameSource,
     Pixels,
     SourceError,
-    from_bgr,
 )
-from panosam2_core.media.raw_image import ImageError, to_rgb
+from panosam2_core.media.raw_image import ImageError, decompress, to_rgb
 
 _RAW, _COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 IMAGE_TYPES = (_RAW, _COMPRESSED)
@@ -102,7 +99,7 @@ def decode_image(msgtype: str, msg: Any) -> Pixels:
     Raises:
         ImageError: If it cannot be read.
     """
-    return to_rgb(msg) if msgtype == _RAW else _decompressed(msg)
+    return to_rgb(msg) if msgtype == _RAW else decompress(msg.data, msg.format)
 
 
 def stamp_of(raw: bytes) -> int:
@@ -164,13 +161,6 @@ def _messages(path: Path, topic: str) -> Iterator[Frame]:
         raise
     except DAMAGE as error:
         raise _unreadable(path, error) from error
-
-
-def _decompressed(msg: Any) -> Pixels:
-    bgr = cv2.imdecode(np.asarray(msg.data, np.uint8), cv2.IMREAD_COLOR) if len(msg.data) else None
-    if bgr is None:
-        raise ImageError(f"a compressed image of format '{msg.format}' cannot be read")
-    return from_bgr(bgr)
 
 
 def _unreadable(path: Path, error: Exception) -> SourceError:

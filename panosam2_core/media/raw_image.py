@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+import PIL.Image
 
 from panosam2_core.errors import PanoSAM2Error
 
@@ -48,6 +50,7 @@ class ImageError(PanoSAM2Error, ValueError):
 class _Layout(NamedTuple):
     channels: int
     to_rgb: int | None  # the OpenCV conversion, None where the bytes are RGB already
+    wide: bool = False  # 16 bits per channel, of which the upper eight are shown
 
 
 # 8UC3 and 8UC4 are OpenCV's names, and OpenCV means BGR by them.
@@ -60,6 +63,19 @@ _LAYOUTS = {
     "8UC1": _Layout(1, cv2.COLOR_GRAY2RGB),
     "8UC3": _Layout(3, cv2.COLOR_BGR2RGB),
     "8UC4": _Layout(4, cv2.COLOR_BGRA2RGB),
+    "mono16": _Layout(1, cv2.COLOR_GRAY2RGB, wide=True),
+    "rgb16": _Layout(3, None, wide=True),
+    "bgr16": _Layout(3, cv2.COLOR_BGR2RGB, wide=True),
+    # Two bytes per pixel; "yuv422" is ROS' older name of UYVY.
+    "uyvy": _Layout(2, cv2.COLOR_YUV2RGB_UYVY),
+    "yuv422": _Layout(2, cv2.COLOR_YUV2RGB_UYVY),
+    "yuyv": _Layout(2, cv2.COLOR_YUV2RGB_YUY2),
+    "yuv422_yuy2": _Layout(2, cv2.COLOR_YUV2RGB_YUY2),
+    # ROS names the pattern by the first row, OpenCV by the second row's second and third pixel.
+    "bayer_rggb8": _Layout(1, cv2.COLOR_BayerBG2RGB),
+    "bayer_bggr8": _Layout(1, cv2.COLOR_BayerRG2RGB),
+    "bayer_gbrg8": _Layout(1, cv2.COLOR_BayerGR2RGB),
+    "bayer_grbg8": _Layout(1, cv2.COLOR_BayerGB2RGB),
 }
 _LABEL_TYPES = {"mono8": "u1", "8UC1": "u1", "mono16": "u2", "16UC1": "u2", "32SC1": "i4"}
 
@@ -80,14 +96,18 @@ def check_image(msg: RawImage) -> None:
             f"encoding '{msg.encoding}' is not supported; expected one of {', '.join(_LAYOUTS)}. "
             "Let the driver publish one of these, or convert with image_proc"
         )
-    _check_extent(msg, layout.channels)
+    if layout.channels == 2 and msg.width % 2:
+        raise ImageError(
+            f"{msg.encoding} has pairs of columns; expected an even width, got {msg.width}"
+        )
+    _check_extent(msg, layout.channels * (1 + layout.wide))
 
 
 def to_rgb(msg: RawImage) -> Pixels:
     """Reads a camera image.
 
     Args:
-        msg: The image, 8 bits per channel.
+        msg: The image. Of 16 bits per channel the upper eight are taken.
 
     Returns:
         (height, width, 3) uint8 RGB. For rgb8 this is a view of the message's memory.
@@ -97,10 +117,45 @@ def to_rgb(msg: RawImage) -> Pixels:
     """
     check_image(msg)
     layout = _LAYOUTS[msg.encoding]
-    pixels = _pixels(msg, np.dtype(np.uint8), layout.channels)
+    dtype = np.dtype(np.uint16 if layout.wide else np.uint8)
+    pixels = _pixels(msg, dtype.newbyteorder(">" if msg.is_bigendian else "<"), layout.channels)
+    if layout.wide:
+        pixels = (pixels >> 8).astype(np.uint8)
     if layout.to_rgb is None:
         return pixels
     rgb: Pixels = cv2.cvtColor(pixels, layout.to_rgb)
+    return rgb
+
+
+def decompress(data: Any, kind: str, max_pixels: int | None = None) -> Pixels:
+    """Reads a compressed picture, as it lies in a `sensor_msgs/CompressedImage`.
+
+    Args:
+        data: The bytes of a JPEG or PNG file, or of what else OpenCV reads.
+        kind: What the message says that it is, for the error.
+        max_pixels: Refuse larger pictures, before memory is spent on them.
+
+    Returns:
+        (height, width, 3) uint8 RGB, as the pixels lie, whatever orientation the file names.
+
+    Raises:
+        ImageError: If it cannot be read or is too large.
+    """
+    encoded = np.asarray(data, np.uint8)
+    try:
+        # Reads the head of the file only.
+        with PIL.Image.open(io.BytesIO(encoded.tobytes())) as head:
+            width, height = head.size
+    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+        raise ImageError(
+            f"a compressed image of format '{kind}' and {encoded.size} bytes cannot be read"
+        ) from error
+    if max_pixels is not None and width * height > max_pixels:
+        raise ImageError(f"{width}x{height} pixels are more than the {max_pixels} allowed")
+    bgr = cv2.imdecode(encoded, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if bgr is None:
+        raise ImageError(f"a compressed image of format '{kind}' is damaged")
+    rgb: Pixels = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
     return rgb
 
 
