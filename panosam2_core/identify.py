@@ -29,7 +29,7 @@ def identify_file(path: Path) -> str:
     """
     with open(path, "rb") as file:
         begin = file.read(64)
-    text = begin.lstrip()
+    text = begin.removeprefix(b"\xef\xbb\xbf").lstrip()
     if not text:
         return "an empty file"
     if begin.startswith(b"PK\x03\x04"):
@@ -49,6 +49,7 @@ def identify_network(keys: Collection[str]) -> tuple[str, str] | None:
     Returns:
         Variant and release of SAM2, for example ``("hiera_t", "2.1")``; ``None``: none of ours.
     """
+    keys = [name for name in keys if isinstance(name, str)]
     if any(name.startswith("image_encoder.trunk.stem") for name in keys):
         return "nano", "2.1"
     start = len(_TRUNK_PREFIX)
@@ -67,6 +68,7 @@ def identify_state(keys: Collection[str]) -> str:
     Returns:
         A phrase such as "hiera_t of SAM 2.0" or "SAM 1, ...", empty when nothing is known.
     """
+    keys = [name for name in keys if isinstance(name, str)]
     ours = identify_network(keys)
     if ours:
         return ours[0] if ours[0] == "nano" else "{} of SAM {}".format(*ours)

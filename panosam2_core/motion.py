@@ -54,8 +54,9 @@ def spread(region: Tensor, radians: Sequence[float]) -> Tensor:
         radians: B angles, at least 0.
 
     Returns:
-        (B, 1, H, W) bool: every pixel within the angle, measured along the column and along the
-        row one after the other (which is a little more than a circle), and at least the next one.
+        (B, 1, H, W) bool: every pixel that can be reached by going the angle along the column
+        and then the angle along the row, and at least the next one. That is a little more than
+        a circle, but near a pole less of what lies beyond it: half the angle is always covered.
     """
     height, width = region.shape[-2:]
     _, lat = lonlat_grid((height, width), region.device)

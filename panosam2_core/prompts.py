@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import numpy as np
 import numpy.typing as npt
@@ -57,10 +58,13 @@ def check_prompt(prompt: Prompt, size_hw: tuple[int, int], *, pano: bool) -> Non
             a box that are not finite or not on the frame, ``BAD_MASK`` for a mask of the wrong
             shape or an empty one.
     """
-    if not 1 <= prompt.object_id <= MAX_OBJECT_ID:
+    number: object = prompt.object_id
+    whole = isinstance(number, Integral) and not isinstance(number, bool)
+    if not whole or not 1 <= prompt.object_id <= MAX_OBJECT_ID:
         raise PromptError(
-            "UNKNOWN_ID", f"object_id must be 1..{MAX_OBJECT_ID}, got {prompt.object_id}"
+            "UNKNOWN_ID", f"object_id must be a whole number 1..{MAX_OBJECT_ID}, got {number!r}"
         )
+    _check_types(prompt)
     kinds = len(prompt.points) > 0 or prompt.box is not None, prompt.mask is not None
     if sum(kinds) != 1:
         raise PromptError(
@@ -75,6 +79,20 @@ def check_prompt(prompt: Prompt, size_hw: tuple[int, int], *, pano: bool) -> Non
         _check_box(prompt.box, size_hw, pano=pano)
     if prompt.mask is not None:
         _check_mask(prompt.mask, size_hw)
+
+
+def _check_types(prompt: Prompt) -> None:
+    """Refuse what is no list of numbers, before anything is computed with it."""
+    box = () if prompt.box is None else prompt.box
+    try:
+        numbers = [*box, *prompt.labels, *(value for point in prompt.points for value in point)]
+    except TypeError as error:
+        text = f"points, labels and box must be lists: {error}"
+        raise PromptError("BAD_COORDS", text) from error
+    odd = [value for value in numbers if not isinstance(value, Real)]
+    if odd:
+        text = f"expected numbers in points, labels and box, got {odd[0]!r}"
+        raise PromptError("BAD_COORDS", text)
 
 
 def _check_points(prompt: Prompt, size_hw: tuple[int, int]) -> None:
@@ -110,12 +128,13 @@ def _check_box(
         raise PromptError("BAD_COORDS", f"box must be four finite numbers, got {tuple(box)}")
     x0, y0, x1, y1 = box
     crosses = x1 < x0 or x1 > width
-    x_ok = 0 <= x0 < width and (0 <= x1 <= width or (pano and x1 < x0 + width))
+    x_ok = 0 <= x0 < width and x1 >= 0 and (x1 <= width or (pano and x1 < x0 + width))
     if not x_ok or not 0 <= y0 < y1 <= height or x0 == x1 or (crosses and not pano):
         seam = " (x1 < x0 or x1 > width crosses the seam)" if pano else ""
         raise PromptError(
             "BAD_COORDS",
-            f"box must have 0 <= x0 < {width}, 0 <= y0 < y1 <= {height} and a positive width"
+            f"box must have 0 <= x0 < {width}, x1 >= 0, 0 <= y0 < y1 <= {height} and a positive "
+            "width"
             f"{seam}, got ({x0:g}, {y0:g}, {x1:g}, {y1:g})",
         )
 
@@ -129,6 +148,8 @@ def _check_mask(mask: npt.NDArray[np.generic], size_hw: tuple[int, int]) -> None
         )
     if mask.dtype.kind not in "buif":
         raise PromptError("BAD_MASK", f"mask must be boolean or numeric, got {mask.dtype}")
+    if mask.dtype.kind == "f" and not np.isfinite(mask).all():
+        raise PromptError("BAD_MASK", "mask holds values that are not finite")
     if not mask.any():
         raise PromptError("BAD_MASK", "mask is empty: no pixel is set")
 

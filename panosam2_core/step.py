@@ -206,14 +206,19 @@ def observe(
         last = torch.full((len(gated),), width // 2, device=gated.device)
     centers = center_columns(gated, width, last)
     regions = gated > 0
+
+    def own(part: Tensor) -> Tensor:
+        # A view of the batch would keep alive what belongs to the other objects.
+        return part if torch.is_grad_enabled() or len(gated) == 1 else part.clone()
+
     return [
         Observation(
-            memory=FrameMemory(frame, encoded[i], decoded.pointer[i]),
-            object_logit=decoded.object_logit[i, 0],
+            memory=FrameMemory(frame, own(encoded[i]), own(decoded.pointer[i])),
+            object_logit=own(decoded.object_logit[i, 0]),
             prompted=prompted,
-            previous_mask=mask[i],
-            center=centers[i],
-            region=regions[i] if bool(regions[i].any()) else None,
+            previous_mask=own(mask[i]),
+            center=own(centers[i]),
+            region=own(regions[i]) if bool(regions[i].any()) else None,
         )
         for i in range(len(gated))
     ]

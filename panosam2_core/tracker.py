@@ -53,6 +53,7 @@ class _Track:
     last_seen: int
 
 
+_SNAPSHOT_VERSION = 2
 _SNAPSHOT_TYPES: list[Any] = [_Track, ObjectMemory, FrameMemory, LongTermEntry]
 
 
@@ -188,7 +189,8 @@ class PanoTracker:
             What :meth:`restore` takes; the model is not in it.
         """
         file = io.BytesIO()
-        torch.save({"next_frame": self._now, "tracks": self._tracks}, file)
+        state = {"kind": self._kind(), "next_frame": self._now, "tracks": self._tracks}
+        torch.save(state, file)
         return file.getvalue()
 
     def restore(self, snapshot: bytes) -> int:
@@ -201,7 +203,8 @@ class PanoTracker:
             How many frames that tracker had seen.
 
         Raises:
-            SnapshotError: when it is damaged or of another version.
+            SnapshotError: when it is damaged, of another version, or of another network, input
+                size or configuration of the memory.
         """
         try:
             with torch.serialization.safe_globals(_SNAPSHOT_TYPES):
@@ -210,11 +213,31 @@ class PanoTracker:
                     map_location=self.model.pixel_mean.device,
                     weights_only=True,
                 )
-            now, tracks = int(state["next_frame"]), state["tracks"]
+            kind, tracks = state["kind"], state["tracks"]
+            now: int = state["next_frame"]
         except Exception as error:  # torch names no exceptions for what damaged files do to it
             raise SnapshotError(f"the saved state cannot be read: {error}") from error
+        if kind != self._kind():
+            raise SnapshotError(f"the saved state is of {kind}; this tracker is {self._kind()}")
+        whole = isinstance(now, int) and isinstance(tracks, dict)
+        if not whole or not all(isinstance(track, _Track) for track in tracks.values()):
+            raise SnapshotError("the saved state does not hold what it should")
         self._now, self._tracks = now, tracks
         return now
+
+    def _kind(self) -> dict[str, Any]:
+        """What a saved state fits to."""
+        model = self.model.config
+        return {
+            "version": _SNAPSHOT_VERSION,
+            "variant": model.variant,
+            "input_size": list(self.model.input_size),
+            "width": model.width,
+            "memory_dim": model.memory_dim,
+            "maps": self.model.num_maskmem,
+            "pointers": self.model.max_obj_ptrs_in_encoder,
+            "long_capacity": self.config.long_capacity,
+        }
 
     def check_prompt(self, prompt: Prompt, size_hw: tuple[int, int]) -> None:
         """Check a prompt without changing anything.
@@ -260,10 +283,12 @@ class PanoTracker:
             FrameError: for a frame of another type or shape.
             PromptError: for a prompt that cannot be applied.
 
-        Whatever is raised, out of memory included: nothing has changed then.
+        Whatever a prompt, a frame or the network raises, out of memory included: nothing has
+        changed then.
         """
         size_hw = _check_frame(frame)
         self.check_prompts(prompts, size_hw)
+        prompts = [dataclasses.replace(p, object_id=int(p.object_id)) for p in prompts]
         clock = _Clock()
         with clock.stage("preprocess"):
             upload = torch.from_numpy(np.require(frame, requirements=["C", "W"])).to(

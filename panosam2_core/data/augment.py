@@ -79,7 +79,7 @@ def tilt(images: Tensor, labels: Tensor, pitch: float, roll: float) -> tuple[Ten
         images: (T, 3, H, W) uint8.
         labels: (T, H, W) integer ids; each pixel takes the nearest one.
         pitch: radians, brings what is above the horizon in front of the camera.
-        roll: radians about the direction of view.
+        roll: radians about the direction of view; brings what is on the right up.
 
     Returns:
         Images and labels of the same shapes and dtypes.

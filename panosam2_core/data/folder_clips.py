@@ -28,7 +28,7 @@ from panosam2_core.data.clips import ClipFrame, DataError, Labels, check_fit
 logger = logging.getLogger(__name__)
 
 _IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
-_OBJECT_FILE = re.compile(r"(?:.*_)?(?P<frame>\d+)_(?P<object>\d+)")
+_OBJECT_FILE = re.compile(r"(?P<frame>\d+)_(?P<object>\d+)")
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def vots_clips(root: Path, split: str | None = None) -> list[FolderClip]:
 
     Args:
         root: holds a folder per clip, or the splits ``train`` and ``test`` that do.
-        split: ``train`` or ``test``; ``None``: ``root`` itself.
+        split: ``train`` or ``test``; ``None``: ``root`` itself, or all of these that are there.
 
     Returns:
         The clips, in the order of their names.
@@ -143,11 +143,11 @@ def vots_clips(root: Path, split: str | None = None) -> list[FolderClip]:
     Raises:
         DataError: when there are none, or masks belong to no frame.
     """
-    base = root / split if split else root
-    folders = sorted(p.parent for p in base.glob("*/image") if p.is_dir())
-    if not folders:
-        raise DataError(f"{base} holds no 360VOTS clips; expected CLIP/image/*.jpg in it")
-    return [_binary_clip(folder) for folder in folders]
+    bases = [root / split] if split else [root, root / "train", root / "test"]
+    images = [p for base in bases for p in sorted(base.glob("*/image")) if p.is_dir()]
+    if not images:
+        raise DataError(f"{bases[0]} holds no 360VOTS clips; expected CLIP/image/*.jpg in it")
+    return [_binary_clip(image.parent) for image in images]
 
 
 def _clips_root(folder: Path) -> Path:
@@ -177,12 +177,17 @@ def _binary_clip(folder: Path) -> FolderClip:
     index_of = {_number(f.stem): i for i, f in enumerate(files)}
     masks: dict[int, dict[int, Path]] = {}
     listing = _listing(folder / "mask") if (folder / "mask").is_dir() else []
+    prefix = f"{folder.name}_"
+    prefix = prefix if all(file.stem.startswith(prefix) for file in listing) else ""
     for file in listing:
-        match = _OBJECT_FILE.fullmatch(file.stem)
-        frame = match["frame"] if match else file.stem
-        index = index_of.get(_number(frame))
+        stem = file.stem.removeprefix(prefix)
+        match = _OBJECT_FILE.fullmatch(stem)
+        index = index_of.get(_number(match["frame"] if match else stem))
         if index is not None:
             masks.setdefault(index, {})[int(match["object"]) + 1 if match else 1] = file
+    lost = len(listing) - sum(len(files) for files in masks.values())
+    if masks and lost:
+        logger.warning("%s: %d of %d masks belong to no image", folder, lost, len(listing))
     if len(masks) < len(listing) and not masks and len(listing) == len(files):
         # Sequence 052 of the distribution: the masks' names are those of other frames.
         logger.warning("%s: masks have other names than images; matched by order", folder)

@@ -68,7 +68,11 @@ def _subsets(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     found = {"all": result, **{name: result[name] for name in SUBSETS}}
     found |= {f"latitude {band}": row for band, row in result["latitude"].items()}
     known = {*SUBSETS, "latitude"}
-    found |= {k: v for k, v in result.items() if isinstance(v, Mapping) and k not in known}
+    found |= {
+        k: v
+        for k, v in result.items()
+        if isinstance(v, Mapping) and "objects" in v and k not in known
+    }
     return {name: row for name, row in found.items() if row["objects"]}
 
 

@@ -104,6 +104,7 @@ def evaluate(
     report: Callable[[EpisodeScore], None],
     writer: ResultWriter | None = None,
     groups: Groups | None = None,
+    broken: Callable[[str, DataError], None] | None = None,
 ) -> tuple[dict[str, Any], list[EpisodeScore]]:
     """Score a dataset.
 
@@ -113,6 +114,8 @@ def evaluate(
         report: called after every clip.
         writer: gets the predictions.
         groups: further subsets: name -> ``CLIP`` or ``CLIP/ID`` of their objects.
+        broken: called with the name of a clip that cannot be read, and why; the others are
+            measured all the same. ``None``: the error is raised.
 
     Returns:
         Means over all objects under their own names, over each of :data:`SUBSETS` and of the
@@ -123,7 +126,13 @@ def evaluate(
     """
     rows = []
     for episode in episodes:
-        rows.append(run_episode(predictor, episode, writer))
+        try:
+            rows.append(run_episode(predictor, episode, writer))
+        except DataError as error:
+            if broken is None:
+                raise
+            broken(episode.name, error)
+            continue
         report(rows[-1])
     frames = sum(row.frames for row in rows)
     result: dict[str, Any] = {

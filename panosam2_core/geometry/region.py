@@ -77,8 +77,16 @@ def _tables(
     return columns, rows, solid
 
 
-def _circular_interval(occupied: npt.NDArray[np.bool_], pano: bool) -> tuple[int, int]:
-    """First index and length of the least interval that holds every occupied column."""
+def circular_interval(occupied: npt.NDArray[np.bool_], pano: bool) -> tuple[int, int]:
+    """Find the least interval that holds every occupied column.
+
+    Args:
+        occupied: (W,), at least one of them.
+        pano: the interval may go on across the seam.
+
+    Returns:
+        Its first index, and its length.
+    """
     index = np.flatnonzero(occupied)
     width = occupied.size
     first, last = int(index[0]), int(index[-1])
@@ -190,7 +198,7 @@ def measure(
     y, h = int(rows[0]), int(rows[-1] - rows[0]) + 1
     band = mask[y : y + h]
     occupied: npt.NDArray[np.bool_] = np.logical_or.reduce(band, axis=0)
-    x, w = _circular_interval(occupied, pano and hfov == _FULL_TURN)
+    x, w = circular_interval(occupied, pano and hfov == _FULL_TURN)
     over = x + w - mask.shape[1]
     block = band[:, x : x + w] if over <= 0 else np.hstack((band[:, x:], band[:, :over]))
     if not pano:

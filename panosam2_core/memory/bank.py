@@ -178,13 +178,21 @@ class ObjectMemory:
     def long_candidates(self, frame: int) -> list[LongTermEntry]:
         """Entries older than the short window as seen from ``frame``.
 
+        Paper silent on the prompted frame; left out because its map and pointer are attended to
+        as such already, and its visibility, which the user vouches for, would win every draw.
+
         Args:
             frame: index of the current frame.
 
         Returns:
             Entries, oldest first.
         """
-        return [entry for entry in self.long_term if frame - entry.frame >= self.num_maps]
+        known = {memory.frame for memory in self.prompted}
+        return [
+            entry
+            for entry in self.long_term
+            if frame - entry.frame >= self.num_maps and entry.frame not in known
+        ]
 
     def forget_short_term(self) -> None:
         """Drop everything that depends on the order of time; prompted frames stay."""

@@ -43,10 +43,11 @@ def best_spaced(entries: Sequence[LongTermEntry], count: int, spacing: int) -> l
         spacing: frames.
 
     Returns:
-        Up to ``count`` entries, oldest first; equal logits prefer the older.
+        Up to ``count`` entries, oldest first. Of equal logits (SAM2's often saturate) the newer
+        goes first, so that the draw moves on.
     """
     chosen: list[LongTermEntry] = []
-    for entry in sorted(entries, key=lambda e: -min(e.object_logit, LOGIT_RANGE)):
+    for entry in sorted(entries, key=lambda e: (-min(e.object_logit, LOGIT_RANGE), -e.frame)):
         if all(abs(entry.frame - other.frame) >= spacing for other in chosen):
             chosen.append(entry)
         if len(chosen) == count:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import logging
 import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import PartialState
+from omegaconf import OmegaConf
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -29,7 +31,7 @@ from panosam2_core.training.parallel import average_gradients, average_metrics
 from panosam2_core.training.plan import Stage, TrainPlan
 from panosam2_core.training.rollout import PROMPT_KINDS, Chunk, Schedule, losses_in, rollout
 from panosam2_core.training.samples import Batches, Sample
-from panosam2_core.training.sources import make_source
+from panosam2_core.training.sources import choices, make_source
 
 logger = logging.getLogger(__name__)
 
@@ -99,8 +101,8 @@ class Trainer:
         weights: file to start from; ``None``: what ``plan.init`` says.
 
     Raises:
-        ConfigError: when the plan does not fit the number of processes, or as
-            :func:`initial_model`.
+        ConfigError: when the plan does not fit the number of processes, when the folder holds a
+            run of another plan or from other weights, or as :func:`initial_model`.
     """
 
     def __init__(
@@ -125,6 +127,7 @@ class Trainer:
         self.step = self.skipped = 0
         self._shown: tuple[Sample, Chunk] | None = None
         out.mkdir(parents=True, exist_ok=True)
+        self._origin = {"plan": _settings(plan), "weights": _digest(weights)}
         if (out / "last.pt").is_file():
             self._resume(out / "last.pt")
         self._metrics = out / "metrics.jsonl"
@@ -240,9 +243,8 @@ class Trainer:
     def _backward(self, sample: Sample, stage: Stage, number: int) -> dict[str, float]:
         """Add a batch's share to the gradients."""
         plan = self.plan
-        seeds = np.random.SeedSequence([plan.seed, number])
-        generator = np.random.default_rng(seeds)
-        torch.manual_seed(int(seeds.generate_state(1)[0]))  # of dropout
+        generator = choices(plan.seed, "prompts and draws", number)
+        torch.manual_seed(int(generator.integers(2**63)))  # of dropout
         prompt = PROMPT_KINDS[generator.choice(len(PROMPT_KINDS), p=plan.prompts)]
         schedule = Schedule(prompt, stage.truth_every, stage.long_frames, stage.bptt, plan.pano)
         config = dataclasses.replace(
@@ -301,6 +303,7 @@ class Trainer:
             "average": self.average,
             "step": self.step,
             "skipped": self.skipped,
+            "origin": self._origin,
         }
         save_training_state(self.out / "last.pt", state)
         notes = {"steps": str(self.step), "seed": str(self.plan.seed)}
@@ -310,6 +313,7 @@ class Trainer:
 
     def _resume(self, path: Path) -> None:
         state = torch.load(path, map_location=self.device, weights_only=True)
+        _check_origin(state.get("origin", {}), self._origin, path)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average = state["average"]
@@ -329,6 +333,28 @@ class Trainer:
             sample, chunk = self._shown
             self._board.masks(sample, chunk.logits, chunk.frame, self.step)
         self.report(row)
+
+
+def _settings(plan: TrainPlan) -> str:
+    """All that decides what a run gives, as text."""
+    values = dataclasses.asdict(plan)
+    del values["checkpoint_minutes"]
+    return OmegaConf.to_yaml(OmegaConf.create(values))
+
+
+def _digest(weights: Path | None) -> str:
+    return hashlib.sha256(weights.read_bytes()).hexdigest() if weights else ""
+
+
+def _check_origin(there: Mapping[str, str], here: Mapping[str, str], path: Path) -> None:
+    if there == here:
+        return
+    before, now = (x.get("plan", "").splitlines() for x in (there, here))
+    changed = [(a, b) for a, b in zip_longest(before, now, fillvalue="") if a != b]
+    what = "it began with other weights"
+    if changed:
+        what = f"'{changed[0][0].strip()}' there, '{changed[0][1].strip()}' here"
+    raise ConfigError(f"{path} is of another run ({what}); choose another --out to start anew")
 
 
 def _cut_metrics(path: Path, step: int) -> None:

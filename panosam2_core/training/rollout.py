@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from panosam2_core.geometry.erp import resize_wrap
+from panosam2_core.geometry.region import circular_interval
 from panosam2_core.losses.criterion import FrameLoss, LossConfig, frame_loss
 from panosam2_core.memory.bank import LongTermEntry, ObjectMemory
 from panosam2_core.memory.sampling import draw_by_visibility
@@ -160,14 +161,10 @@ def _random_point(mask: Tensor, generator: np.random.Generator) -> Tensor:
 def _jittered_box(mask: Tensor, generator: np.random.Generator) -> Tensor:
     """(2, 2) corners of the mask's box, moved by up to 10 % of its size, past the seam if so."""
     width = mask.shape[1]
-    columns = mask.any(dim=0)
-    # Start the columns at an empty one, so that a mask across the seam is in one piece.
-    empty = torch.nonzero(~columns).flatten()
-    start = int(empty[0]) if len(empty) else 0
-    cols = torch.nonzero(columns.roll(-start)).flatten() + start
+    left, columns = circular_interval(mask.any(dim=0).numpy(), pano=True)
     rows = torch.nonzero(mask.any(dim=1)).flatten()
     corners = torch.tensor(
-        [[float(cols[0]), float(rows[0])], [float(cols[-1]) + 1, float(rows[-1]) + 1]]
+        [[float(left), float(rows[0])], [float(left + columns), float(rows[-1]) + 1]]
     )
     jitter = torch.from_numpy(generator.uniform(-0.1, 0.1, (2, 2))).float()
     corners = corners + jitter * (corners[1] - corners[0])

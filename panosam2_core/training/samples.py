@@ -11,9 +11,8 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from panosam2_core.losses.distortion import DistortionConfig, distortion_weights
-from panosam2_core.training.sources import Drawn, Source
+from panosam2_core.training.sources import LOSS_STRIDE, Drawn, Source
 
-LOSS_STRIDE = 2  # the loss is taken at half the frame's resolution
 WEIGHT_STRIDE = 4  # weights are smooth; a quarter of the resolution is enough
 MIN_VISIBLE = 8  # pixels at the loss's resolution below which an object counts as absent
 
@@ -77,8 +76,9 @@ class Batches(IterableDataset[Sample]):
 
     def __iter__(self) -> Iterator[Sample]:
         """Yield batches for ever."""
-        torch.set_num_threads(1)
         worker = get_worker_info()
+        if worker:  # leave the processor to the training itself
+            torch.set_num_threads(1)
         workers, this = (worker.num_workers, worker.id) if worker else (1, 0)
         number = self.start + self.stride * this
         while True:

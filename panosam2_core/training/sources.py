@@ -7,6 +7,7 @@ process and after whatever interruption it is drawn.
 from __future__ import annotations
 
 import logging
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -14,6 +15,7 @@ from typing import NamedTuple, Protocol
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from panosam2_core.data.augment import AugmentConfig, augment
@@ -26,7 +28,22 @@ logger = logging.getLogger(__name__)
 
 MIN_PIXELS = 96  # of the network's input; fewer are no fair prompt
 ATTEMPTS = 20  # other clips that are tried when one begins without an object
-ATTEMPT_STRIDE = 1_000_003  # number of the synthetic clip that is tried next
+LOSS_STRIDE = 2  # the loss is taken at half the frame's resolution
+_CLIPS = 2**31 - 1  # synthetic ones there are
+
+
+def choices(seed: int, purpose: str, number: int) -> np.random.Generator:
+    """Random numbers for one purpose; those of another purpose do not hang on them.
+
+    Args:
+        seed: of the run.
+        purpose: what they are for.
+        number: of the clip or batch.
+
+    Returns:
+        The generator, the same for the same arguments.
+    """
+    return np.random.default_rng([seed, zlib.crc32(purpose.encode()), number])
 
 
 class Drawn(NamedTuple):
@@ -71,11 +88,12 @@ class SyntheticSource:
         config: of the world.
         split: of the world.
         objects: most objects per clip.
+        seed: of the choice of clips; runs of another seed see others.
     """
 
-    def __init__(self, config: WorldConfig, split: str, objects: int) -> None:
+    def __init__(self, config: WorldConfig, split: str, objects: int, seed: int = 0) -> None:
         self.world = SyntheticWorld(config, split)  # type: ignore[arg-type]
-        self.split, self.objects = split, objects
+        self.split, self.objects, self.seed = split, objects, seed
 
     def draw(self, number: int) -> Drawn:
         """Draw a clip, see :class:`Source`.
@@ -89,8 +107,9 @@ class SyntheticSource:
         Raises:
             DataError: when that is so twenty times.
         """
-        for attempt in range(ATTEMPTS):
-            index = number + attempt * ATTEMPT_STRIDE
+        generator = choices(self.seed, "synthetic clips", number)
+        for _ in range(ATTEMPTS):
+            index = int(generator.integers(_CLIPS))
             clip = self.world.clip(index)
             first = clip.frame(0).labels
             ids = sorted(_large(first, clip.object_ids), key=lambda i: i != clip.target_id)
@@ -160,7 +179,7 @@ class ClipSource:
         Raises:
             DataError: when something cannot be read, or twenty stretches begin without an object.
         """
-        generator = np.random.default_rng([self.seed, number])
+        generator = choices(self.seed, "recorded clips", number)
         skipped: list[str] = []
         for _ in range(ATTEMPTS):
             clip, indices = self._choose(generator)
@@ -227,7 +246,7 @@ class Mixture:
         Returns:
             The clip, of one of the sources.
         """
-        generator = np.random.default_rng([self.seed, number])
+        generator = choices(self.seed, "mixture", number)
         return self.sources[generator.choice(len(self.sources), p=self.shares)].draw(number)
 
 
@@ -245,7 +264,7 @@ def make_source(plan: TrainPlan, stage: Stage) -> Source:
         DataError: when a dataset cannot be opened.
     """
     makers: dict[bool, Callable[[DataConfig], Source]] = {
-        True: lambda _: SyntheticSource(stage.world_config(), "train", stage.objects),
+        True: lambda _: SyntheticSource(stage.world_config(), "train", stage.objects, plan.seed),
         False: lambda data: _recorded(data, plan, stage),
     }
     sources = [makers[data.kind == "synthetic"](data) for data in plan.data]
@@ -279,4 +298,10 @@ def _recorded(data: DataConfig, plan: TrainPlan, stage: Stage) -> ClipSource:
 
 
 def _large(labels: Tensor, ids: Sequence[int]) -> list[int]:
-    return [i for i in ids if i and int((labels == i).sum()) >= MIN_PIXELS]
+    """Ids of objects that have so many pixels at the loss's resolution: a line has none there."""
+
+    def pixels(object_id: int) -> int:
+        share = F.avg_pool2d((labels == object_id)[None].float(), LOSS_STRIDE)
+        return LOSS_STRIDE**2 * int((share > 0.5).sum())
+
+    return [i for i in ids if i and pixels(i) >= MIN_PIXELS]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from panosam2_core.data import augment as module
 from panosam2_core.data.augment import AugmentConfig, augment, tilt
 from panosam2_core.geometry.erp import lonlat_grid, row_solid_angle
 
@@ -80,6 +81,30 @@ def test_pitch_brings_what_is_above_to_the_front() -> None:
     rows, cols = torch.nonzero(moved[0], as_tuple=True)
     assert rows.float().mean().item() == pytest.approx(63.5, abs=1)
     assert cols.float().mean().item() == pytest.approx(127.5, abs=1)
+
+
+def test_roll_brings_what_is_on_the_right_up() -> None:
+    images, labels = clip_of(blob(90, 0, 10))
+    _, moved = tilt(images, labels, 0.0, math.radians(40))
+    rows, cols = torch.nonzero(moved[0], as_tuple=True)
+    assert 90 - (rows.float().mean().item() + 0.5) * 180 / 128 == pytest.approx(40, abs=2)
+    assert (cols.float().mean().item() + 0.5) * 360 / 256 - 180 == pytest.approx(90, abs=2)
+
+
+def test_augmentation_tilts_in_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pitch and roll are drawn apart from one another, up to the angle."""
+    images, labels = clip_of(blob(0, 0, 20))
+    seen = []
+    monkeypatch.setattr(module, "tilt", lambda i, m, *angles: seen.append(angles) or (i, m))
+    for seed in range(60):
+        config = AugmentConfig(yaw=False, tilt_deg=10, flip=0, photometric=0)
+        augment(images, labels, config, np.random.default_rng(seed))
+    pitches, rolls = np.degrees(np.array(seen)).T
+    for angles in (pitches, rolls):
+        assert angles.min() < -5
+        assert angles.max() > 5
+        assert np.abs(angles).max() <= 10
+    assert abs(np.corrcoef(pitches, rolls)[0, 1]) < 0.4
 
 
 def test_colours_change_alike_on_all_frames_and_labels_do_not() -> None:

@@ -137,6 +137,32 @@ def test_360vots_joins_the_masks_of_objects(frames: Frames, tmp_path: Path) -> N
     assert np.array_equal(frame.labels, (frames[2][1] == 1).astype(np.int32))
 
 
+@pytest.mark.parametrize("name", ["{clip}_{t:06d}", "{t:06d}", "{t:06d}_0", "{clip}_{t:06d}_0"])
+def test_360vots_masks_are_read_by_the_clips_name(
+    frames: Frames, tmp_path: Path, name: str
+) -> None:
+    """A clip whose name is a number must not be taken for one."""
+    write_360vots(tmp_path, {"0003": frames})
+    folder = tmp_path / "0003/mask"
+    for file in sorted(folder.glob("*_1.png")):
+        file.unlink()
+    for t, file in enumerate(sorted(folder.glob("*_0.png"))):
+        file.rename(folder / (name.format(clip="0003", t=t) + ".png"))
+    (clip,) = open_clips(tmp_path, "360vots")
+    assert list(clip.annotated) == list(range(len(frames)))
+    for found, (_, ids) in zip(clip.read(range(len(frames))), frames, strict=True):
+        assert np.array_equal(found.labels, (ids == 1).astype(int))
+
+
+def test_all_splits_of_360vots_are_taken_when_none_is_named(
+    frames: Frames, tmp_path: Path
+) -> None:
+    write_360vots(tmp_path / "train", {"a": frames})
+    write_360vots(tmp_path / "test", {"b": frames})
+    assert [clip.name for clip in open_clips(tmp_path, "auto")] == ["a", "b"]
+    assert [clip.name for clip in open_clips(tmp_path, "360vots", split="test")] == ["b"]
+
+
 def test_broken_files_are_named(frames: Frames, tmp_path: Path) -> None:
     write_davis(tmp_path, {"a": frames})
     (clip,) = open_clips(tmp_path)

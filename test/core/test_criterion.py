@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -98,3 +99,45 @@ def test_the_loss_is_blind_to_the_seam() -> None:
     plain = frame_loss(decoded(masks, ious), TARGET, ONES, SEEN, LossConfig())
     rolled = frame_loss(decoded(torch.roll(masks, 6, -1), ious), target, ONES, SEEN, LossConfig())
     torch.testing.assert_close(plain.total, rolled.total)
+
+
+def test_the_total_is_the_papers_sum_of_its_terms() -> None:
+    """Written out here with NumPy, with terms that are all different; defaults as published."""
+    config = LossConfig()
+    assert (config.bce, config.dice, config.iou, config.occlusion) == (0.5, 0.5, 1.0, 0.1)
+    masks, ious = candidates(3).detach(), torch.tensor([[0.2, 0.5, 0.9], [0.1, 0.4, 0.6]])
+    weights = torch.linspace(0.5, 2, 128).reshape(8, 16).expand(2, -1, -1)
+    loss = frame_loss(decoded(masks, ious, 1.5), TARGET, weights, SEEN, config)
+    m, t, w = masks.double().numpy(), TARGET.double().numpy(), weights.double().numpy()
+    total = 0.0
+    for b in range(2):
+        costs = []
+        for k in range(3):
+            p = 1 / (1 + np.exp(-m[b, k]))
+            cross = -(t[b] * np.log(p) + (1 - t[b]) * np.log(1 - p))
+            overlap = 2 * (p * t[b]).sum()
+            dice = 1 - (overlap + 1) / (p.sum() + t[b].sum() + 1)
+            costs.append(0.5 * (cross * w[b]).mean() + 0.5 * dice)
+        total += min(costs) / 2
+        for k in range(3):
+            hit, truth = m[b, k] > 0, t[b] > 0.5
+            iou = (hit & truth).sum() / (hit | truth).sum()
+            total += (float(ious[b, k]) - iou) ** 2 / 6
+    total += 0.1 * np.log(1 + np.exp(-1.5))
+    assert float(loss.total) == pytest.approx(total, rel=1e-5)
+
+
+def test_gradients_are_those_of_finite_differences() -> None:
+    """In double precision; the choice of the best mask and the true IoU are constant nearby."""
+    generator = torch.Generator().manual_seed(5)
+    masks = torch.randn(2, 3, 4, 8, generator=generator, dtype=torch.float64, requires_grad=True)
+    ious = torch.rand(2, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    logit = torch.randn(2, 1, generator=generator, dtype=torch.float64, requires_grad=True)
+    target = (torch.rand(2, 4, 8, generator=generator, dtype=torch.float64) > 0.6).double()
+    weights = 0.5 + torch.rand(2, 4, 8, generator=generator, dtype=torch.float64)
+
+    def total(masks: torch.Tensor, ious: torch.Tensor, logit: torch.Tensor) -> torch.Tensor:
+        answer = Decoded(masks[:, :1], masks, ious, ious[:, 0], ious, logit, None)
+        return frame_loss(answer, target, weights, SEEN, LossConfig(other_masks=0.2)).total
+
+    assert torch.autograd.gradcheck(total, (masks, ious, logit), eps=1e-6, atol=1e-6)

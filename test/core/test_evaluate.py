@@ -153,3 +153,17 @@ def test_the_synthetic_target_only_is_scored(tmp_path: Path) -> None:
     assert (result["clips"], result["objects"]) == (1, 1)
     assert set(result["latitude"]) == {"0-30", "30-60", "60-90"}
     assert main(["--split", "train"]) == 1
+
+
+def test_a_clip_that_cannot_be_measured_costs_only_itself(
+    dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(dataset / "Annotations", dataset.parent / "guess")
+    shutil.rmtree(dataset / "Annotations" / "b")
+    out = dataset.parent / "scores.json"
+    guess = ["--predictions", str(dataset.parent / "guess"), "--json", str(out)]
+    assert main(["--dataset", "folder", "--data", str(dataset), *guess]) == 1
+    result = json.loads(out.read_text())
+    assert result["clips"] == 1
+    assert "no frame has a label" in result["failed"]["b"]
+    assert "1 of 2 clips could not be measured" in " ".join(capsys.readouterr().err.split())

@@ -7,10 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sam2.modeling.sam2_utils import get_1d_sine_pe
 from scipy.stats import chisquare
 
 from panosam2_core.memory.bank import FrameMemory, LongTermEntry, ObjectMemory
 from panosam2_core.memory.sampling import best_spaced, draw_by_visibility
+from panosam2_core.memory.tokens import pack
+from panosam2_core.model import PanoSAM2
 
 
 def frame(index: int) -> FrameMemory:
@@ -59,6 +62,73 @@ def test_candidates_lie_outside_the_short_window() -> None:
     for index in range(20):
         memory.remember_long(entry(index, 1.0))
     assert [e.frame for e in memory.long_candidates(20)] == list(range(14))
+
+
+def test_a_prompted_frame_is_no_candidate_while_it_is_attended_to_as_such() -> None:
+    memory = ObjectMemory(num_maps=3, max_prompted=2)
+    for index in range(12):
+        memory.remember_long(entry(index, 1.0))
+        if index in (0, 4):
+            memory.remember_prompted(frame(index))
+    assert [e.frame for e in memory.long_candidates(12)] == [1, 2, 3, 5, 6, 7, 8, 9]
+    memory.remember_prompted(frame(11))  # frame 4 is no longer kept as prompted
+    assert [e.frame for e in memory.long_candidates(12)] == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+
+
+def test_equal_logits_move_on_with_time() -> None:
+    """Also those that are equal because they are clipped."""
+    drawn = set()
+    for now in range(20, 60):
+        entries = [entry(i, 15.0 + i % 3) for i in range(now)]
+        drawn.add(tuple(e.frame for e in best_spaced(entries, 2, 8)))
+    assert len(drawn) == 40
+
+
+def test_the_tokens_are_those_of_the_memories_in_order_and_with_their_ages(
+    small_nano: PanoSAM2,
+) -> None:
+    """Every kind of entry: content, order, number and time code, written out here."""
+    model, now = small_nano, 40
+    (h, w), (dim, width) = model.grid_hw, (model.mem_dim, model.config.width)
+    generator = torch.Generator().manual_seed(4)
+
+    def memory_of(index: int) -> FrameMemory:
+        noise = torch.randn(dim, h, w, generator=generator)
+        return FrameMemory(index, noise, torch.randn(width, generator=generator))
+
+    memory = ObjectMemory()
+    prompted = [memory_of(0), memory_of(9)]
+    for one in prompted:
+        memory.remember_prompted(one)
+    recent = [memory_of(index) for index in range(24, 40)]
+    for one in recent:
+        memory.remember_tracked(one)
+    long = [LongTermEntry(i, torch.randn(width, generator=generator), 1.0) for i in (12, 27)]
+    packed = pack(model, [memory], [long], now)
+    pieces = width // dim
+
+    pointers = [m.pointer for m in prompted] + [e.pointer for e in long]
+    pointers += [m.pointer for m in reversed(recent[1:])]  # the fifteen that SAM2 looks at
+    ages = [40, 31, 15, 13, *range(1, 16)]  # long-term ages end at 15
+    assert packed.num_pointer_tokens == len(pointers) * pieces
+    tail = packed.tokens[-packed.num_pointer_tokens :, 0].reshape(len(pointers), width)
+    assert torch.equal(tail, torch.stack(pointers))
+    codes = model.obj_ptr_tpos_proj(get_1d_sine_pe(torch.tensor(ages) / 15, dim=width))
+    given = packed.positions[-packed.num_pointer_tokens :, 0].reshape(len(pointers), pieces, dim)
+    assert torch.allclose(given, codes[:, None].expand(-1, pieces, -1), atol=1e-6)
+
+    short = torch.stack([m.memory_map for m in recent[-6:]])[None]
+    short_pointers = torch.stack([m.pointer for m in recent[-6:]])[None]
+    long_pointers = torch.stack([e.pointer for e in long])[None]
+    pseudo = model.lsmm(long_pointers, short_pointers, short)[0]
+    maps = [*(m.memory_map for m in prompted), *pseudo, *(m.memory_map for m in recent[-6:])]
+    head = packed.tokens[: -packed.num_pointer_tokens, 0]
+    assert torch.allclose(head, torch.cat([m.flatten(1).T for m in maps]), atol=1e-6)
+    times = [model.maskmem_tpos_enc[6, 0, 0]] * 2 + [model.lsmm.time_embed] * 2
+    times += [model.maskmem_tpos_enc[age - 1, 0, 0] for age in range(6, 0, -1)]
+    place = model.memory_position(short[:, 0])[0].flatten(1).T
+    codes = torch.cat([place + time for time in times])
+    assert torch.allclose(packed.positions[: -packed.num_pointer_tokens, 0], codes, atol=1e-6)
 
 
 def test_draws_follow_algorithm_1() -> None:

@@ -164,3 +164,30 @@ def test_groups_of_an_object() -> None:
     truth[25:40, 100:115] = True
     large.add(truth, truth, visible=True)
     assert large.groups == {"large"}
+
+
+def band(lat: float, hidden: bool = False) -> np.ndarray:
+    """A thing of 20 degrees at a latitude in degrees, 64x128."""
+    mask = np.zeros((64, 128), bool)
+    row = round(32 - lat * 64 / 180)
+    if not hidden:
+        mask[max(0, row - 3) : row + 4, 60:68] = True
+    return mask
+
+
+def scored(*masks: np.ndarray) -> ObjectScore:
+    score = ObjectScore()
+    for mask in masks:
+        score.add(mask, mask, visible=bool(mask.any()))
+    return score
+
+
+def test_a_thing_that_crosses_the_equator_is_not_on_it() -> None:
+    """The band is that of the mean distance from the equator."""
+    assert scored(band(45), band(-45)).band == "30-60"
+    assert scored(band(10), band(-10)).band == "0-30"
+
+
+def test_only_what_comes_back_was_occluded() -> None:
+    assert "occlusion" in scored(band(0), band(0, hidden=True), band(0)).events
+    assert "occlusion" not in scored(band(0), band(0), band(0, hidden=True)).events

@@ -14,8 +14,9 @@ from scipy import ndimage
 
 from panosam2_core import ObjectState, PanoTracker, Prompt, TrackerConfig
 from panosam2_core.geometry import erp
-from panosam2_core.model import PanoSAM2, PointPrompts
+from panosam2_core.model import Decoded, PanoSAM2, PointPrompts
 from panosam2_core.motion import OUTSIDE, connected, keep_near, prompt_region, spread
+from panosam2_core.step import stay_near
 
 SIZE = (16, 32)
 quick = settings(max_examples=30, deadline=None, derandomize=True)
@@ -163,3 +164,18 @@ def test_an_object_that_is_only_seen_elsewhere_is_hidden_and_found_there_later(
     hidden = [thing.state is not ObjectState.VISIBLE for thing in states]
     assert hidden == [True] * 10 + [False] * 9
     assert all(thing.visibility < 0.5 for thing in states[:10])
+
+
+def test_what_the_gate_hides_is_absent_in_every_respect(small_nano: PanoSAM2) -> None:
+    """Its pointer, too, must say "no object", or memory goes on with something else."""
+    logits = torch.full((2, 1, 16, 32), -5.0)
+    logits[:, 0, 4:8, 4:8] = 5.0
+    pointer = torch.randn(2, small_nano.config.width)
+    shown = torch.full((2, 1), 3.0)
+    answer = Decoded(logits, logits, shown, shown[:, 0], pointer, shown, None)
+    near = torch.zeros(2, 1, 16, 32, dtype=torch.bool)
+    near[0, 0, 5, 5] = True
+    found = stay_near(small_nano, answer, near)
+    assert torch.equal(found.pointer[0], pointer[0])
+    assert torch.equal(found.pointer[1], small_nano.no_obj_ptr[0])
+    assert found.object_logit[:, 0].tolist() == [3.0, -3.0]

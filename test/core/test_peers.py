@@ -19,11 +19,12 @@ from upstream import SIZE, ask, build_predictor, make_video
 from panosam2_core import CheckpointError, load_model
 from panosam2_core.data.clips import ClipFrame
 from panosam2_core.errors import ConfigError
-from panosam2_core.evaluate import main
+from panosam2_core.evaluate import PARTS, _ours, _parser, main
+from panosam2_core.evaluation import search_region
 from panosam2_core.evaluation.episodes import Episode
-from panosam2_core.evaluation.predictors import Prediction
+from panosam2_core.evaluation.predictors import Prediction, make_prompt
 from panosam2_core.evaluation.run import run_episode
-from panosam2_core.evaluation.search_region import SearchRegionPredictor
+from panosam2_core.evaluation.search_region import TRIM, SearchRegionPredictor
 from panosam2_core.evaluation.upstream import UpstreamPredictor, build_upstream
 from panosam2_core.geometry.erp import lonlat_grid, lonlat_to_ray
 
@@ -246,3 +247,72 @@ def test_all_parts_off_is_the_network_without_them() -> None:
         found.append((features.skips[0], model.condition(features, None, masks, pano=True)))
     assert torch.equal(found[0][0], found[1][0])
     assert torch.equal(found[0][1], found[1][1])
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_part_can_be_switched_off(part: str) -> None:
+    args = _parser().parse_args(["--device", "cpu", "--without", part])
+    tracker = _ours(args)[0]().tracker
+    config, network = tracker.config, tracker.model.config
+    on = {
+        "pc-blocks": network.pc_blocks,
+        "previous-mask": network.previous_mask,
+        "long-memory": config.long_frames > 0,
+        "motion-gate": config.motion_gate_deg > 0,
+        "prompt-view": config.prompt_view == "auto",
+        "wrap": config.pano,
+    }
+    assert on == {name: name != part for name in PARTS}
+
+
+@pytest.mark.parametrize("shift", [0, 200, 256, 300])
+@pytest.mark.parametrize("kind", ["point", "box", "mask"])
+def test_prompts_of_the_harness_name_the_object_wherever_it_is(kind: str, shift: int) -> None:
+    mask = np.roll(cap(0.0, 0.2, 0.3), shift, axis=1)
+    prompt = make_prompt(mask, kind, 5)
+    assert prompt.object_id == 5
+    columns = (np.flatnonzero(np.roll(mask, -shift, axis=1).any(axis=0)) + shift) % 512
+    middle = (columns[len(columns) // 2] + 0.5) % 512
+    if kind == "mask":
+        assert np.array_equal(prompt.mask, mask)
+    elif kind == "point":
+        ((u, v),) = prompt.points
+        assert abs((u - middle + 256) % 512 - 256) <= 3, "in the middle, not at the seam"
+        assert mask[int(v), int(u)]
+    else:
+        x0, _, x1, _ = prompt.box
+        assert x0 == columns[0]
+        assert (x1 - x0) % 512 == len(columns)
+
+
+def test_the_search_region_of_a_lost_object_stays_then_grows_then_is_everything() -> None:
+    seen: list[int] = []
+
+    class Watcher(RedThings):
+        def step(self, frame: ClipFrame, new: Mapping) -> Mapping[int, Prediction]:
+            seen.append(int((frame.rgb[..., 1] > 200).sum()))  # a fixed green thing far away
+            return super().step(frame, new)
+
+    def frames() -> Iterator[ClipFrame]:
+        for t in range(14):
+            mask = cap(0.0, 0.0, 0.2) if t < 2 else np.zeros(SIZE_HW, bool)
+            rgb = np.zeros((*SIZE_HW, 3), np.uint8)
+            rgb[mask] = (255, 0, 0)
+            rgb[cap(1.6, 0.0, 0.1), 1] = 255
+            yield ClipFrame(rgb, mask.astype(np.int32), f"{t}")
+
+    run_episode(SearchRegionPredictor(Watcher), Episode("clip", frames))
+    # Lost from frame 2 on: the region of frames 3 to 6 is the old one, that of frame 7 doubled.
+    assert seen[:7] == [0] * 7
+    assert min(seen[7:]) > 0
+
+
+def test_one_false_pixel_moves_no_search_region() -> None:
+    mask = cap(0.0, 0.0, 0.25)
+    tidy, wild = search_region._region(mask, TRIM), mask.copy()
+    wild[128, 440] = True
+    found = search_region._region(wild, TRIM)
+    assert abs(found.lon - tidy.lon) < 0.02
+    assert abs(found.fov_h - tidy.fov_h) < 0.05
+    shrunk = search_region._region(mask, 0.0)
+    assert abs(shrunk.fov_h - tidy.fov_h) < 0.1 * shrunk.fov_h, "the object is not cut"

@@ -150,3 +150,24 @@ def test_the_view_can_be_switched_off_and_leaves_others_alone(
 def test_an_unknown_view_is_named() -> None:
     with pytest.raises(ConfigError, match="sphere.*auto.*got 'near'"):
         TrackerConfig(prompt_view="near")
+
+
+def test_clicks_keep_their_sides_in_the_view(seeing: PanoSAM2) -> None:
+    """Up stays up and right stays right, near the horizon and across the seam."""
+    large = (512, 1024)
+    for lon in (0.4, math.pi):
+        middle = erp.ray_to_pixel(erp.lonlat_to_ray(torch.tensor(lon), torch.tensor(0.1)), SIZE)
+        u, v = (middle % torch.tensor([128.0, 64.0])).tolist()
+        around = [[u, v], [u + 1.5, v], [u, v - 1.0]]
+        labels = torch.tensor([[1, 0, 0]], dtype=torch.int32)
+        mask = disc(lon, 0.1, math.radians(8), large)
+        seeing.asked.clear()
+        clicks = PointPrompts(torch.tensor([around]), labels)
+        assert look(seeing, painted(mask), clicks) is not None
+        (asked,) = seeing.asked
+        (x, y), (right_x, right_y), (top_x, top_y) = asked.xy[0].tolist()
+        assert asked.labels.tolist() == [[1, 0, 0]]
+        assert right_x - x > 2
+        assert abs(right_y - y) < 0.3 * (right_x - x)
+        assert y - top_y > 2
+        assert abs(top_x - x) < 0.3 * (y - top_y)

@@ -23,6 +23,8 @@ from panosam2_core import (
     UnknownObjectError,
 )
 from panosam2_core import tracker as tracker_module
+from panosam2_core.build import VARIANTS, build_model
+from panosam2_core.config import PROMPT_VIEWS
 from panosam2_core.errors import SnapshotError
 from panosam2_core.model import PanoSAM2
 
@@ -100,8 +102,73 @@ def test_long_memory_changes_the_stream_only_after_the_short_window(
     on = logits_of(run(PanoTracker(small_nano), noise_frames[:12], {0: [POINT]}), 1)
     off_tracker = PanoTracker(small_nano, TrackerConfig(long_frames=0))
     off = logits_of(run(off_tracker, noise_frames[:12], {0: [POINT]}), 1)
-    assert np.array_equal(on[:7], off[:7])
-    assert not np.array_equal(on[7], off[7])
+    # Frame 0 is remembered as prompted; frame 1 is the first that can be a long-term one.
+    assert np.array_equal(on[:8], off[:8])
+    assert not np.array_equal(on[8], off[8])
+
+
+def test_clicks_on_both_sides_of_the_seam_belong_together(
+    small_nano: PanoSAM2, noise_frames: Frames
+) -> None:
+    """Rolled to where there is no seam, the same clicks give the same mask."""
+    shift = 64
+    for view in PROMPT_VIEWS:
+        config = TrackerConfig(prompt_view=view)
+        clicks = [(3.0, 30.0), (125.0, 34.0)]
+        here = PanoTracker(small_nano, config).step(noise_frames[0], [Prompt(1, points=clicks)])
+        moved = [((u + shift) % 128, v) for u, v in clicks]
+        there = PanoTracker(small_nano, config).step(
+            np.roll(noise_frames[0], shift, axis=1), [Prompt(1, points=moved)]
+        )
+        expected = np.roll(here.objects[1].logits, shift // 4, axis=-1)
+        actual = there.objects[1].logits
+        assert np.abs(actual - expected).max() < 1e-4 * np.abs(expected).max(), view
+
+
+def test_prompts_across_the_seam_also_work_with_absolute_codes(noise_frames: Frames) -> None:
+    """Those of SAM2's own weights: the code is centred on what lies across the seam."""
+    torch.manual_seed(0)
+    config = dataclasses.replace(VARIANTS["nano"], input_size=(64, 128), yaw_true=False)
+    model = build_model(config).eval().requires_grad_(False)
+    settings = TrackerConfig(prompt_view="sphere", motion_gate_deg=0.0)
+    shift = 64
+    rolled = np.roll(noise_frames[0], shift, axis=1)
+    for across, inside in (
+        (Prompt(1, box=(120, 10, 140, 40)), Prompt(1, box=(56, 10, 76, 40))),
+        (Prompt(1, points=[(125, 20), (6, 22)]), Prompt(1, points=[(61, 20), (70, 22)])),
+    ):
+        here = PanoTracker(model, settings).step(noise_frames[0], [across]).objects[1].logits
+        there = PanoTracker(model, settings).step(rolled, [inside]).objects[1].logits
+        expected = np.roll(there, -shift // 4, axis=-1)
+        assert np.abs(here - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_the_last_mask_guides_the_next_frame(small_nano: PanoSAM2, noise_frames: Frames) -> None:
+    tracker = PanoTracker(small_nano)
+    tracker.step(noise_frames[0], [Prompt(1, mask=MASK)])
+    state = tracker.snapshot()
+    guided = tracker.step(noise_frames[1]).objects[1].logits
+    tracker.restore(state)
+    small_nano.switch_off("previous_mask")
+    try:
+        alone = tracker.step(noise_frames[1]).objects[1].logits
+    finally:
+        small_nano.config = dataclasses.replace(small_nano.config, previous_mask=True)
+    assert not np.allclose(guided, alone, atol=1e-3)
+
+
+def test_both_forms_of_pseudo_frames_track(noise_frames: Frames) -> None:
+    logits = {}
+    for form in ("long", "short"):
+        torch.manual_seed(0)
+        config = dataclasses.replace(VARIANTS["nano"], input_size=(64, 128), pseudo_frames=form)
+        model = build_model(config).eval().requires_grad_(False)
+        torch.nn.init.constant_(model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias, 4.0)
+        found = run(PanoTracker(model), noise_frames[:12], {0: [POINT]})
+        assert found[-1][1].long_term_frames
+        logits[form] = logits_of(found, 1)
+    assert np.array_equal(logits["long"][:8], logits["short"][:8])
+    assert not np.allclose(logits["long"][8:], logits["short"][8:])
 
 
 def test_rolling_the_video_rolls_the_masks(small_nano: PanoSAM2, noise_frames: Frames) -> None:
@@ -436,6 +503,14 @@ def test_config_values_out_of_range_are_named(field: str, value: float) -> None:
         dataclasses.replace(TrackerConfig(), **{field: value})
 
 
+@pytest.mark.parametrize(
+    "values", [{"seed": -1}, {"mask_threshold": float("nan")}, {"mask_threshold": float("inf")}]
+)
+def test_settings_that_fail_later_are_refused_now(values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(values))):
+        TrackerConfig(**values)
+
+
 def test_no_gradient_or_autograd_state_is_kept(small_nano: PanoSAM2, noise_frames: Frames) -> None:
     tracker = PanoTracker(small_nano)
     tracker.step(noise_frames[0], [POINT])
@@ -459,6 +534,88 @@ def test_a_restored_tracker_goes_on_as_if_nothing_had_been(
     for object_id in (1, 2):
         assert np.array_equal(logits_of(ahead, object_id), logits_of(again, object_id))
     assert again[-1][1].age == 23
+
+
+ODD_PROMPTS = {
+    "box far to the left": (Prompt(1, box=(100, 5, -10_000, 60)), "BAD_COORDS"),
+    "box to the left": (Prompt(1, box=(100, 5, -50, 60)), "BAD_COORDS"),
+    "half an id": (Prompt(1.5, points=[(4.0, 4.0)]), "UNKNOWN_ID"),
+    "no id": (Prompt(True, points=[(4.0, 4.0)]), "UNKNOWN_ID"),
+    "a word": (Prompt(1, points=[("a", 4.0)]), "BAD_COORDS"),
+    "no labels": (Prompt(1, points=[(4.0, 4.0)], labels=None), "BAD_COORDS"),
+    "bare numbers": (Prompt(1, points=[4.0, 4.0]), "BAD_COORDS"),
+    "a mask of NaN": (Prompt(1, mask=np.full((64, 128), np.nan)), "BAD_MASK"),
+}
+
+
+@pytest.mark.parametrize("case", ODD_PROMPTS)
+def test_what_is_no_prompt_is_refused(
+    small_nano: PanoSAM2, noise_frames: Frames, case: str
+) -> None:
+    prompt, code = ODD_PROMPTS[case]
+    tracker = PanoTracker(small_nano)
+    tracker.step(noise_frames[0], [BOX])
+    before = tracker.snapshot()
+    with pytest.raises(PromptError) as refused:
+        tracker.step(noise_frames[1], [prompt])
+    assert refused.value.code == code
+    assert tracker.snapshot() == before
+
+
+def test_a_box_may_end_at_the_seam(small_nano: PanoSAM2, noise_frames: Frames) -> None:
+    """x1 = 0 and x1 = width are the same place."""
+    found = [
+        PanoTracker(small_nano).step(noise_frames[0], [Prompt(1, box=(100, 5, x1, 60))])
+        for x1 in (0, 128)
+    ]
+    assert np.array_equal(found[0].objects[1].logits, found[1].objects[1].logits)
+
+
+def test_ids_of_numpy_are_plain_numbers_afterwards(
+    small_nano: PanoSAM2, noise_frames: Frames
+) -> None:
+    tracker = PanoTracker(small_nano)
+    tracker.step(noise_frames[0], [dataclasses.replace(POINT, object_id=np.uint16(3))])
+    assert [type(i) for i in tracker.object_ids] == [int]
+    PanoTracker(small_nano).restore(tracker.snapshot())
+
+
+def test_what_is_counted_is_what_is_held(small_nano: PanoSAM2, noise_frames: Frames) -> None:
+    """No object keeps alive what was another's."""
+    tracker = PanoTracker(small_nano)
+    many = [dataclasses.replace(POINT, object_id=i) for i in range(1, 7)]
+    for t, frame in enumerate(noise_frames[:4]):
+        tracker.step(frame, many if t == 0 else [])
+    for i in range(2, 7):
+        tracker.remove(i)
+    tensors = tracker._tracks[1].memory.tensors()
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+    assert sum(storages.values()) == tracker.state_bytes()
+
+
+@pytest.mark.parametrize("held", [{}, {"tracks": "x"}, {"tracks": {1: 2}}, {"next_frame": "7"}])
+def test_a_state_of_another_kind_is_refused(
+    small_nano: PanoSAM2, noise_frames: Frames, held: dict[str, Any]
+) -> None:
+    tracker = PanoTracker(small_nano)
+    tracker.step(noise_frames[0], [POINT])
+    good = torch.load(io.BytesIO(tracker.snapshot()), weights_only=False)
+    before = tracker.snapshot()
+    bad = {**good, **held} if held else {"next_frame": 0, "tracks": {}}
+    file = io.BytesIO()
+    torch.save(bad, file)
+    with pytest.raises(SnapshotError):
+        tracker.restore(file.getvalue())
+    for other in (TrackerConfig(long_capacity=7),):
+        with pytest.raises(SnapshotError, match="the saved state is of"):
+            PanoTracker(small_nano, other).restore(before)
+    small_nano.set_input_size((96, 192))
+    try:
+        with pytest.raises(SnapshotError, match="the saved state is of"):
+            tracker.restore(before)
+    finally:
+        small_nano.set_input_size((64, 128))
+    assert tracker.snapshot() == before
 
 
 def test_a_snapshot_that_is_none_changes_nothing(

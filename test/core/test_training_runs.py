@@ -105,6 +105,27 @@ def test_two_processes_train_like_one(tmp_path: Path) -> None:
     assert max(moved) < 6 * 1e-3 / 4
 
 
+def test_a_folder_with_a_run_of_another_plan_is_refused(tmp_path: Path) -> None:
+    """Else the user believes to have trained on a second recording."""
+    one = dataclasses.replace(PLAN, stages=(dataclasses.replace(STAGE, steps=1),))
+    trainer(tmp_path, one).run(workers=0)
+    again = trainer(tmp_path, dataclasses.replace(one, checkpoint_minutes=9.0))
+    assert again.step == 1
+    with pytest.raises(ConfigError, match="'seed: .*' there, 'seed: 99' here.*another --out"):
+        trainer(tmp_path, dataclasses.replace(one, seed=99))
+
+
+def test_drawing_in_this_process_leaves_its_threads_alone(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        made = trainer(tmp_path, PLAN)
+        next(made.batches(PLAN.stages[0], workers=0))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_batches_that_cannot_be_shared_out_are_refused(tmp_path: Path) -> None:
     class Three:
         num_processes, process_index, device = 3, 0, torch.device("cpu")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import OmegaConf
+from safetensors.torch import save_file
 from torch import Tensor
 
 import panosam2_core
@@ -164,6 +165,24 @@ def test_verify_fails_on_what_is_no_weight_file(
     path.write_bytes(content)
     assert command.main(["verify", str(path)]) == 1
     assert told in capsys.readouterr().err
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    state, metadata = read_weights(NANO)
+    name = "sam_mask_decoder.iou_token.weight"
+    state[name] = torch.full_like(state[name], float("nan"))
+    save_file(state, tmp_path / "nan.safetensors", metadata=metadata)
+    with pytest.raises(CheckpointError, match=f"not finite, e.g. in {name}"):
+        load_model("nano", checkpoint=tmp_path / "nan.safetensors", device="cpu")
+
+
+def test_names_that_are_no_text_and_pages_with_a_mark_are_told(tmp_path: Path) -> None:
+    torch.save({"model": {1: torch.zeros(2)}}, tmp_path / "odd.pt")
+    with pytest.raises(CheckpointError, match="no network that is known"):
+        load_model("hiera_t", checkpoint=tmp_path / "odd.pt", device="cpu")
+    (tmp_path / "page.pt").write_bytes(b"\xef\xbb\xbf<!DOCTYPE html><html></html>")
+    with pytest.raises(CheckpointError, match="HTML"):
+        load_model("hiera_t", checkpoint=tmp_path / "page.pt", device="cpu")
 
 
 def test_list_and_where_name_every_file(capsys: pytest.CaptureFixture[str]) -> None:
