@@ -62,7 +62,7 @@ def check_prompt(prompt: Prompt, size_hw: tuple[int, int], *, pano: bool) -> Non
     whole = isinstance(number, Integral) and not isinstance(number, bool)
     if not whole or not 1 <= prompt.object_id <= MAX_OBJECT_ID:
         raise PromptError(
-            "UNKNOWN_ID", f"object_id must be a whole number 1..{MAX_OBJECT_ID}, got {number!r}"
+            "UNKNOWN_ID", f"object_id must be 1..{MAX_OBJECT_ID}, a whole number, got {number!r}"
         )
     _check_types(prompt)
     kinds = len(prompt.points) > 0 or prompt.box is not None, prompt.mask is not None

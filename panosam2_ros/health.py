@@ -182,7 +182,7 @@ def shape_hint(size_hw: tuple[int, int] | None, values: Mapping[str, Any]) -> st
     if size_hw is None or not whole:
         return ""
     height, width = size_hw
-    if abs(width / (2 * height) - 1) <= ASPECT_TOLERANCE:
+    if height and abs(width / (2 * height) - 1) <= ASPECT_TOLERANCE:
         return ""
     return (
         f"the images are {width}x{height}, but a whole equirectangular panorama is twice as wide "

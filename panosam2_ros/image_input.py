@@ -158,12 +158,15 @@ class ImageInput:
         self._hungry_since = self._last_arrival = now
         skew = self._node.get_clock().now().nanoseconds - stamp_ns(image.header.stamp)
         self.stamp_skew_ms = skew * 1e-6
-        self._look_at(image)
         self._warned = False
         self._on_image(image)
 
-    def _look_at(self, image: AnyImage) -> None:
-        """Notes what kind of image it is, and tells when that changes in mid-stream."""
+    def look_at(self, image: AnyImage) -> None:
+        """Notes what kind of image it is, and tells when that changes in mid-stream.
+
+        Args:
+            image: That can be read.
+        """
         before = (self.encoding, self.frame_id, self.size_hw)
         self.frame_id = image.header.frame_id
         if isinstance(image, CompressedImage):

@@ -22,7 +22,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Point, PointStamped
 from PIL import Image as PILImage
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.executors import SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from std_msgs.msg import Header
@@ -194,9 +194,9 @@ class TrackerNode(LifecycleNode):
         )
         loaded = time.monotonic()
         self.get_logger().info(f"model {variant} loaded in {loaded - begin:.1f} s; warming up")
-        ignored = _ignored(values["ignore_mask"])
-        tracker = PanoTracker(model, parameters.tracker_config(values), ignored)
-        _warm_up(tracker, values["warmup_frames"])
+        config = parameters.tracker_config(values)
+        tracker = PanoTracker(model, config, _ignored(values["ignore_mask"]))
+        _warm_up(PanoTracker(model, config), values["warmup_frames"])
         warm = time.monotonic()
         file = Path(values["model.checkpoint"] or shipped_weights(variant))
         precision = str(model.precision).removeprefix("torch.")
@@ -290,6 +290,8 @@ class TrackerNode(LifecycleNode):
             self._health.last_error = str(error)
             self._complain(f"cannot use an image of {self._input_topic}: {error}")
             return
+        if self._input is not None:
+            self._input.look_at(image)
         if not self._enabled:
             self._worker.skip_frame()
             return
@@ -457,7 +459,6 @@ def _warm_up(tracker: PanoTracker, frames: int) -> None:
     click = Prompt(object_id=1, points=[(_WARMUP_SIZE_HW[1] / 2, _WARMUP_SIZE_HW[0] / 2)])
     for index in range(frames):
         tracker.step(picture, prompts=[] if index else [click])
-    tracker.reset()
 
 
 def main(args: list[str] | None = None) -> None:
@@ -472,9 +473,23 @@ def main(args: list[str] | None = None) -> None:
         executor.add_node(node)
         try:
             node.start()
-            executor.spin()
+            _spin(executor, node)
         finally:
             logs.close()
+
+
+def _spin(executor: SingleThreadedExecutor, node: TrackerNode) -> None:
+    """Serves until the end; an error in one callback must not cost the robot its tracker."""
+    while True:
+        try:
+            executor.spin()
+            return
+        except (KeyboardInterrupt, ExternalShutdownException):
+            raise
+        except Exception:
+            node.get_logger().error(
+                f"going on after a fault of the node:\n{traceback.format_exc()}"
+            )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from panosam2_core.memory.bank import LongTermEntry, ObjectMemory
 from panosam2_core.memory.sampling import draw_by_visibility
 from panosam2_core.model import Decoded, ImageFeatures, PanoSAM2, PointPrompts
 from panosam2_core.step import observe, prompt_masks, prompt_points, propagate
-from panosam2_core.training.samples import LOSS_STRIDE, Sample
+from panosam2_core.training.samples import Sample
+from panosam2_core.training.sources import LOSS_STRIDE
 
 PROMPT_KINDS = ("mask", "point", "box")
 

@@ -130,8 +130,8 @@ class Tester:
 
     def spin(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            rclpy.spin_once(self.node, timeout_sec=0.05)
+        while (left := deadline - time.monotonic()) > 0:
+            rclpy.spin_once(self.node, timeout_sec=min(left, 0.05))
 
     def header(self, step_ns: int = 100_000_001) -> Header:
         self.clock_ns += step_ns

@@ -1,0 +1,357 @@
+"""What happens to a robot: processes die, memory ends, and nonsense arrives.
+
+Every test prints the figure it is about; `pytest -s` shows it.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from geometry_msgs.msg import Point, PointStamped
+from harness import Scene, Tester, process, start_tracker
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from panosam2_ros.msg import Prompt, PromptResult
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+from test_inputs import TRACKER, call, click, diagnosis, set_parameter, values
+
+from panosam2_ros.images import to_image, to_labels
+from panosam2_ros.qos import profile
+from panosam2_ros.stamps import stamp_ns
+
+FAILING = Path(__file__).with_name("failing_tracker.py")
+
+
+def tell(text: str) -> None:
+    """A figure for whoever runs the test by hand."""
+    sys.stderr.write(f"{text}\n")
+
+
+def test_a_camera_that_is_killed_and_comes_back(env, tmp_path) -> None:
+    with start_tracker(env, tmp_path / "log", "/cam"):
+        tester = Tester("/cam/panosam2", "/cam/unused")
+        arguments = ("--ros-args", "-r", "__ns:=/cam", "-r", "image_raw:=image")
+        objects = tester.heard.objects
+
+        def stream() -> set[int]:
+            before = set(objects)
+            tester.until(lambda: len(set(objects) - before) > 3, "results")
+            return set(objects)
+
+        with process(env, tmp_path / "camera1", "camera_360", *arguments) as camera:
+            stream()
+            assert tester.ask(Prompt(object_id=1, points=[Point(x=500.0, y=250.0)])).success
+            stream()
+            camera.send_signal(signal.SIGKILL)
+            camera.wait()
+        begin = time.monotonic()
+        with process(env, tmp_path / "camera2", "camera_360", *arguments):
+            newest = max(stream())
+            took = time.monotonic() - begin
+            tester.until(lambda: any(s > newest for s in objects), "newer results")
+            assert [o.id for o in objects[max(objects)].objects] == [1], "objects are kept"
+        tell(f"the stream went on {took:.1f} s after the camera was started again")
+        tester.close()
+
+
+def test_a_tracker_that_is_killed_and_comes_back(env, tmp_path, scene: Scene) -> None:
+    tester = Tester("/phoenix/panosam2", "/phoenix/image")
+    with start_tracker(env, tmp_path / "log1", "/phoenix") as running:
+        tester.connect()
+        tester.greet(scene.frames[0])
+        assert tester.ask(click(scene, object_id=5)).success
+        running.send_signal(signal.SIGKILL)
+        running.wait()
+    tester.until(lambda: tester.image.get_subscription_count() == 0, "the end of the tracker")
+    begin = time.monotonic()
+    with start_tracker(env, tmp_path / "log2", "/phoenix") as running:
+        tester.connect()
+        tester.heard.labels.clear()
+        tester.until(
+            lambda: (
+                tester.image.publish(to_image(tester.header(), scene.frames[0], "rgb8"))
+                or tester.spin(0.2)
+                or bool(tester.heard.labels)
+            ),
+            "results",
+        )
+        answer = tester.ask(click(scene, object_id=5))
+        assert answer.success
+        assert list(answer.object_ids) == [5]
+        stamp = tester.send(scene.frames[1])
+        assert to_labels(tester.heard.labels[stamp]).any()
+        tell(f"tracking again {time.monotonic() - begin:.1f} s after the start")
+    tester.close()
+
+
+SIZES = st.integers(0, 9) | st.sampled_from([2**16, 2**31, 2**32 - 1])
+ENCODINGS = st.sampled_from(
+    ["rgb8", "mono8", "32SC1", "bayer_rggb8", "yuyv", "rgb16", "", "🙂", "32FC1"]
+)
+NUMBERS = st.floats(allow_nan=True, allow_infinity=True) | st.floats(-10, 300)
+STAMPS = st.tuples(st.integers(-(2**31), 2**31 - 1), st.integers(0, 2**32 - 1))
+
+
+@st.composite
+def headers(draw: st.DrawFn) -> Header:
+    header = Header(frame_id=draw(st.sampled_from(["", "head", "a/b c", "ü"])))
+    header.stamp.sec, header.stamp.nanosec = draw(STAMPS | st.just((0, 0)))
+    return header
+
+
+@st.composite
+def images(draw: st.DrawFn) -> Image:
+    return Image(
+        header=draw(headers()),
+        width=draw(SIZES),
+        height=draw(SIZES),
+        step=draw(SIZES),
+        encoding=draw(ENCODINGS),
+        is_bigendian=draw(st.integers(0, 255)),
+        data=draw(st.binary(max_size=120)),
+    )
+
+
+@st.composite
+def prompts(draw: st.DrawFn) -> Prompt:
+    points = draw(st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS), max_size=4))
+    return Prompt(
+        header=draw(headers()),
+        action=draw(st.integers(0, 255) | st.integers(0, 4)),
+        object_id=draw(st.integers(0, 65535) | st.integers(0, 3)),
+        label=draw(st.text(max_size=8).filter(lambda t: "\0" not in t)),
+        coordinates=draw(st.integers(0, 255) | st.integers(0, 3)),
+        points=[Point(x=x, y=y, z=z) for x, y, z in points],
+        point_labels=draw(
+            st.lists(st.integers(-(2**31), 2**31 - 1) | st.integers(0, 1), max_size=4)
+        ),
+        box=draw(st.lists(NUMBERS, max_size=5)),
+        mask=draw(images() | st.just(Image())),
+        max_frames=draw(st.integers(0, 2**32 - 1)),
+    )
+
+
+def test_a_thousand_messages_of_nonsense(fresh: Tester, scene: Scene) -> None:
+    """No crash, no silence, and the object that is tracked stays the one it is."""
+    clicks = fresh.node.create_publisher(PointStamped, f"{TRACKER}/click", profile(10))
+    fresh.send(scene.frames[0])
+    assert fresh.ask(click(scene, object_id=200, label="mine")).success
+    sent = {"prompts": 0, "images": 0, "clicks": 0}
+
+    @settings(
+        max_examples=1000,
+        deadline=None,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+    @given(message=prompts() | images() | st.tuples(NUMBERS, NUMBERS, headers()))
+    def throw(message: Prompt | Image | tuple) -> None:
+        if isinstance(message, Prompt):
+            message.object_id = 7 if message.object_id == 200 else message.object_id
+            if message.action == Prompt.RESET:
+                message.action = Prompt.ADD
+            fresh.publish(message)
+            sent["prompts"] += 1
+        elif isinstance(message, Image):
+            fresh.image.publish(message)
+            sent["images"] += 1
+        else:
+            x, y, header = message
+            clicks.publish(PointStamped(header=header, point=Point(x=x, y=y)))
+            sent["clicks"] += 1
+        fresh.spin(0.002)
+
+    throw()
+    fresh.clock_ns += 10**12  # past all the stamps that were taken
+    ids = list(fresh.ask(Prompt(action=Prompt.REMOVE, object_id=65000)).object_ids)
+    for other in ids:
+        if other != 200:
+            fresh.ask(Prompt(action=Prompt.REMOVE, object_id=other))
+    stamp = fresh.send(scene.frames[0])
+    labels = to_labels(fresh.heard.labels[stamp])
+    assert set(np.unique(labels)) <= {0, 200}
+    (mine,) = fresh.heard.objects[stamp].objects
+    assert (mine.id, mine.label) == (200, "mine")
+    tell(f"sent {sent}; tracked meanwhile: {len(ids)}")
+    fresh.node.destroy_publisher(clicks)
+
+
+def test_prompts_at_200_hz(fresh: Tester, scene: Scene) -> None:
+    fresh.send(scene.frames[0])
+    requests, begin = [], time.monotonic()
+    while time.monotonic() - begin < 3.0:
+        requests.append(fresh.publish(click(scene, object_id=1)))
+        fresh.spin(0.005)
+        if len(requests) % 20 == 0:
+            fresh.image.publish(to_image(fresh.header(), scene.frames[1], "rgb8"))
+    rate = len(requests) / (time.monotonic() - begin)
+    last = fresh.ask(click(scene, object_id=1))
+    assert last.success or last.code == PromptResult.BUSY
+    fresh.spin(2.0)
+    stamp = fresh.send(scene.frames[2])
+    assert [o.id for o in fresh.heard.objects[stamp].objects] == [1]
+    assert rate > 100
+    answered = sum(r in fresh.heard.answers for r in requests)
+    codes = {fresh.heard.answers[r].code for r in requests if r in fresh.heard.answers}
+    assert codes <= {PromptResult.OK, PromptResult.BUSY, PromptResult.BAD_COORDS}
+    tell(f"{rate:.0f} prompts/s, {answered} of {len(requests)} answered in time")
+
+
+def test_64_objects(env, tmp_path, scene: Scene) -> None:
+    with start_tracker(env, tmp_path / "log", "/crowd", "max_objects:=64"):
+        tester = Tester("/crowd/panosam2", "/crowd/image")
+        tester.connect()
+        tester.greet(scene.frames[0])
+        labels = np.arange(64, dtype=np.int32).reshape(8, 8).repeat(16, 0).repeat(32, 1) + 1
+        answer = tester.ask(Prompt(mask=to_image(tester.header(), labels, "32SC1")))
+        assert answer.success, answer.message
+        assert len(answer.object_ids) == 64
+        begin = time.monotonic()
+        stamp = tester.send(scene.frames[1])
+        tell(f"a frame with 64 objects took {time.monotonic() - begin:.1f} s")
+        assert len(tester.heard.objects[stamp].objects) == 64
+        more = tester.ask(click(scene, object_id=100))
+        assert more.code == PromptResult.TOO_MANY_OBJECTS
+        tester.close()
+
+
+def test_a_storm_of_parameters(fresh: Tester, scene: Scene) -> None:
+    fresh.send(scene.frames[0])
+    assert fresh.ask(click(scene, object_id=2)).success
+    generator = random.Random(4)
+    begin = time.monotonic()
+    for count in range(150):
+        name, value = generator.choice(
+            [
+                ("mask_threshold", generator.uniform(-12, 12)),
+                ("overlay.alpha", generator.uniform(-1, 2)),
+                ("visibility.occluded_below", generator.random()),
+                ("motion_gate_deg", generator.uniform(-5, 200)),
+                ("publish.label_resolution", generator.choice(["input", "model", "x"])),
+                ("prompt.view", generator.choice(["auto", "sphere", ""])),
+                ("projection", "perspective"),
+            ]
+        )
+        set_parameter(fresh, name, value)
+        if count % 10 == 0:
+            fresh.send(scene.frames[count % 4])
+    tell(f"150 changes in {time.monotonic() - begin:.1f} s, a frame after every tenth")
+    for name, value in (
+        ("mask_threshold", 0.0),
+        ("visibility.occluded_below", 0.5),
+        ("motion_gate_deg", 12.0),
+        ("publish.label_resolution", "input"),
+        ("prompt.view", "auto"),
+        ("overlay.alpha", 0.5),
+    ):
+        assert set_parameter(fresh, name, value).successful
+    stamp = fresh.send(scene.frames[0])
+    assert [o.id for o in fresh.heard.objects[stamp].objects] == [2]
+
+
+def test_a_storm_of_transitions(env, tmp_path, scene: Scene) -> None:
+    """Each is answered, most of them with no; afterwards the node works."""
+    with start_tracker(env, tmp_path / "log", "/storm", "warmup_frames:=0") as running:
+        tester = Tester("/storm/panosam2", "/storm/image")
+        generator = random.Random(1)
+        legal = [
+            Transition.TRANSITION_CONFIGURE,
+            Transition.TRANSITION_CLEANUP,
+            Transition.TRANSITION_ACTIVATE,
+            Transition.TRANSITION_DEACTIVATE,
+        ]
+        tester.connect()
+        answers = []
+        for _ in range(40):
+            chosen = generator.choice([*legal, 0, 97, 250])
+            request = ChangeState.Request(transition=Transition(id=chosen))
+            answer = call(tester, ChangeState, "/storm/panosam2/change_state", request)
+            answers.append(answer.success)
+        assert 0 < sum(answers) < 40
+        state = call(tester, GetState, "/storm/panosam2/get_state", GetState.Request())
+        way = {
+            "unconfigured": legal[0:1] + legal[2:3],
+            "inactive": legal[2:3],
+            "active": [],
+        }[state.current_state.label]
+        for step in way:
+            request = ChangeState.Request(transition=Transition(id=step))
+            assert call(tester, ChangeState, "/storm/panosam2/change_state", request).success
+        tester.connect()
+        tester.heard.labels.clear()
+        tester.greet(scene.frames[0])
+        assert tester.ask(click(scene)).success
+        assert running.poll() is None
+        tell(f"{len(answers)} requests answered, {sum(answers)} of them allowed")
+        tester.close()
+    assert running.returncode == 0, (tmp_path / "log").read_text()
+
+
+def test_memory_that_ends_and_comes_back(env, tmp_path, scene: Scene) -> None:
+    """Injected: three frames find no memory; the next ones do. Objects are kept, all is told."""
+    log = tmp_path / "log"
+    with open(log, "wb") as sink:
+        running = subprocess.Popen(
+            [
+                sys.executable, str(FAILING), "2", "5", "--ros-args", "-r", "__ns:=/poor",
+                "-p", "device:=cpu",
+            ],
+            env=env, stdout=sink, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    try:
+        tester = Tester("/poor/panosam2", "/poor/image")
+        tester.connect()
+        tester.greet(scene.frames[0])
+        assert tester.ask(click(scene, object_id=4)).success
+        lost = []
+        for _ in range(2):
+            tester.send(scene.frames[1])
+        for _ in range(3):
+            image = to_image(tester.header(), scene.frames[2], "rgb8")
+            lost.append(stamp_ns(image.header.stamp))
+            tester.image.publish(image)
+            tester.spin(0.6)
+        status = diagnosis(tester, "tracker", wanted=lambda s: "out of memory" in s.message)
+        assert values(status)["state"] == "degraded"
+        assert status.level == b"\x02"
+        stamp = tester.send(scene.frames[3])
+        assert [o.id for o in tester.heard.objects[stamp].objects] == [4]
+        assert to_labels(tester.heard.labels[stamp]).any()
+        assert not set(lost) & set(tester.heard.labels)
+        status = diagnosis(tester, "tracker", wanted=lambda s: "out of memory" not in s.message)
+        assert values(status)["state"] == "active"
+        assert values(status)["failures"] == "3"
+        tester.close()
+    finally:
+        running.send_signal(signal.SIGINT)
+        running.wait(30)
+    assert running.returncode == 0, log.read_text()
+
+
+@pytest.mark.parametrize("broken", ["page", "short", "folder"])
+def test_an_unreadable_checkpoint_is_told_in_diagnostics(env, tmp_path, broken: str) -> None:
+    path = tmp_path / "weights.pt"
+    if broken == "folder":
+        path.mkdir()
+    else:
+        path.write_bytes(b"<html>404</html>" if broken == "page" else b"PK\x03\x04" + bytes(60))
+    setting = f"model.checkpoint:={path}"
+    with start_tracker(env, tmp_path / "log", f"/{broken}", setting) as running:
+        tester = Tester(f"/{broken}/panosam2", f"/{broken}/image")
+        status = diagnosis(tester, "tracker", wanted=lambda s: str(path) in s.message)
+        assert status.level == b"\x02"
+        assert values(status)["state"] == "not active"
+        state = call(tester, GetState, f"/{broken}/panosam2/get_state", GetState.Request())
+        assert state.current_state.label == "unconfigured"
+        assert running.poll() is None
+        tester.close()
