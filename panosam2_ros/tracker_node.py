@@ -439,7 +439,8 @@ class TrackerNode(LifecycleNode):
         counts = self._worker.counts if self._worker is not None else None
         reports = self._health.reports(counts, self._input, self._values, self._device)
         stamp = self.get_clock().now().to_msg()
-        self._diagnostics.publish(to_message(stamp, self.get_name(), self._device, reports))
+        name = self.get_fully_qualified_name().lstrip("/")  # several cameras stay apart
+        self._diagnostics.publish(to_message(stamp, name, self._device, reports))
 
 
 def _ignored(path: str) -> npt.NDArray[np.bool_] | None:

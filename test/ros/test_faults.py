@@ -310,6 +310,10 @@ def test_memory_that_ends_and_comes_back(env, tmp_path, scene: Scene) -> None:
         )  # fmt: skip
     try:
         tester = Tester("/poor/panosam2", "/poor/image")
+
+        def report(wanted):
+            return diagnosis(tester, "tracker", wanted=wanted, tracker="/poor/panosam2")
+
         tester.connect()
         tester.greet(scene.frames[0])
         assert tester.ask(click(scene, object_id=4)).success
@@ -321,14 +325,14 @@ def test_memory_that_ends_and_comes_back(env, tmp_path, scene: Scene) -> None:
             lost.append(stamp_ns(image.header.stamp))
             tester.image.publish(image)
             tester.spin(0.6)
-        status = diagnosis(tester, "tracker", wanted=lambda s: "out of memory" in s.message)
+        status = report(lambda s: "out of memory" in s.message)
         assert values(status)["state"] == "degraded"
         assert status.level == b"\x02"
         stamp = tester.send(scene.frames[3])
         assert [o.id for o in tester.heard.objects[stamp].objects] == [4]
         assert to_labels(tester.heard.labels[stamp]).any()
         assert not set(lost) & set(tester.heard.labels)
-        status = diagnosis(tester, "tracker", wanted=lambda s: "out of memory" not in s.message)
+        status = report(lambda s: "out of memory" not in s.message)
         assert values(status)["state"] == "active"
         assert values(status)["failures"] == "3"
         tester.close()
@@ -348,7 +352,10 @@ def test_an_unreadable_checkpoint_is_told_in_diagnostics(env, tmp_path, broken: 
     setting = f"model.checkpoint:={path}"
     with start_tracker(env, tmp_path / "log", f"/{broken}", setting) as running:
         tester = Tester(f"/{broken}/panosam2", f"/{broken}/image")
-        status = diagnosis(tester, "tracker", wanted=lambda s: str(path) in s.message)
+        name = f"/{broken}/panosam2"
+        status = diagnosis(
+            tester, "tracker", wanted=lambda s: str(path) in s.message, tracker=name
+        )
         assert status.level == b"\x02"
         assert values(status)["state"] == "not active"
         state = call(tester, GetState, f"/{broken}/panosam2/get_state", GetState.Request())

@@ -51,15 +51,15 @@ def set_parameter(tester: Tester, name: str, value: object, tracker: str = TRACK
     return call(tester, SetParameters, f"{tracker}/set_parameters", request).results[0]
 
 
-def diagnosis(tester: Tester, name: str, *, wanted=lambda status: True, patience_s: float = 60.0):
-    """The next report on one subject of the shared tracker for which something holds."""
+def diagnosis(tester: Tester, name: str, *, wanted=lambda status: True, tracker: str = TRACKER):
+    """The next report of a tracker on one subject for which something holds."""
     found = []
 
     def look(msg: DiagnosticArray) -> None:
-        found.extend(s for s in msg.status if s.name == f"panosam2: {name}" and wanted(s))
+        found.extend(s for s in msg.status if s.name == f"{tracker[1:]}: {name}" and wanted(s))
 
     heard = tester.node.create_subscription(DiagnosticArray, "/diagnostics", look, profile(10))
-    tester.until(lambda: bool(found), f"a report on {name}", patience_s)
+    tester.until(lambda: bool(found), f"a report on {name}")
     tester.node.destroy_subscription(heard)
     return found[0]
 
@@ -384,7 +384,9 @@ def test_a_value_that_cannot_be_is_named_at_the_start(env, tmp_path) -> None:
         tester = Tester("/odd/panosam2", "/odd/image")
         told = "parameter projection: expected one of equirectangular, perspective"
         tester.until(lambda: told in (tmp_path / "log").read_text(), "the error")
-        status = diagnosis(tester, "tracker", wanted=lambda s: told in s.message)
+        status = diagnosis(
+            tester, "tracker", wanted=lambda s: told in s.message, tracker="/odd/panosam2"
+        )
         assert status.level == b"\x02"
         assert time.monotonic() - begin < 60
         tester.close()
