@@ -27,6 +27,12 @@ ARGUMENTS = (
         "Whether the images are full panoramas; empty: as in params_file.",
         ["", "equirectangular", "perspective"],
     ),
+    (
+        "image_transport",
+        "",
+        "compressed listens to image_topic/compressed; empty: as in params_file.",
+        ["", "raw", "compressed"],
+    ),
     ("autostart", "true", "Configure and activate the node.", ["true", "false"]),
     ("use_sim_time", "false", "Take the time from /clock.", ["true", "false"]),
     ("use_respawn", "false", "Start the node again when it ends.", ["true", "false"]),
@@ -46,6 +52,7 @@ OVERRIDES = (
     ("model.checkpoint", LaunchConfiguration("checkpoint")),
     ("device", LaunchConfiguration("device")),
     ("projection", LaunchConfiguration("projection")),
+    ("image_transport", LaunchConfiguration("image_transport")),
 )
 
 
