@@ -1,0 +1,274 @@
+"""The node on this machine: how many large images reach it, and how it bears a long run.
+
+Usage: python benchmarks/node.py delivery [--seconds 20] [--json FILE]
+       python benchmarks/node.py soak [--frames 20000] [--minutes 30] [--json FILE]
+
+delivery: a camera of its own process sends 3840x1920 images at 15 Hz, best effort and reliable,
+with the shipped shared-memory profile and without it; counted is what the node received. Without
+it: after how many seconds it says what to do.
+
+soak: small frames as fast as they are answered, two at a time so that some are dropped; objects
+come and go. Memory of the process after the first tenth and at the end, latencies, and whether
+published and dropped frames add up to those received.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import Point
+from panosam2_ros.msg import FrameStats, Prompt, TrackedObjectArray
+from rclpy.node import Node
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from panosam2_core.data.synthetic import SyntheticWorld, WorldConfig
+from panosam2_ros.images import to_image
+from panosam2_ros.isolation import isolated_environment
+from panosam2_ros.qos import profile
+from panosam2_ros.stamps import stamp_ns, to_stamp
+
+LARGE_HW, RATE_HZ = (1920, 3840), 15.0
+SMALL_HW = (64, 128)
+PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["delivery", "soak", "camera"])
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--frames", type=int, default=20_000)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--reliability", default="reliable", help="of `camera`, used by delivery")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    if args.what == "camera":
+        camera(args.seconds, reliable=args.reliability == "reliable")
+        return
+    result = delivery(args.seconds) if args.what == "delivery" else soak(args.frames, args.minutes)
+    print(json.dumps(result, indent=2))
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def tracker(env: Mapping[str, str], *settings: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The node in a process of its own."""
+    parts = [part for setting in settings for part in ("-p", setting)]
+    command = [sys.executable, "-m", "panosam2_ros.tracker_node", "--ros-args", *parts]
+    process = subprocess.Popen(command, env=dict(env), stderr=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+
+
+@contextmanager
+def listening(env: Mapping[str, str]) -> Iterator[Node]:
+    """A node of this process in the same domain."""
+    before = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(env)
+    rclpy.init(args=[])
+    node = Node("benchmark")
+    try:
+        yield node
+    finally:
+        node.destroy_node()
+        rclpy.shutdown()
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def until(node: Node, done: Callable[[], bool], patience_s: float = 60.0) -> bool:
+    """Spin until something holds."""
+    deadline = time.monotonic() + patience_s
+    while not done():
+        if time.monotonic() > deadline:
+            return False
+        rclpy.spin_once(node, timeout_sec=0.02)
+    return True
+
+
+def delivery(seconds: float) -> dict[str, Any]:
+    """Share of large images that reach the node."""
+    rows = []
+    for shipped in (True, False):
+        for reliability in ("best_effort", "reliable"):
+            rows.append(_deliver(seconds, reliability, shipped=shipped))
+            print(rows[-1], file=sys.stderr, flush=True)
+    return {"size": f"{LARGE_HW[1]}x{LARGE_HW[0]}", "rate_hz": RATE_HZ, "runs": rows, **_machine()}
+
+
+def _deliver(seconds: float, reliability: str, *, shipped: bool) -> dict[str, Any]:
+    with isolated_environment() as isolated:
+        env = dict(isolated)
+        if not shipped:
+            for name in PROFILES:
+                env.pop(name)
+        with listening(env) as node, tracker(env, "publish.label_resolution:=model"):
+            found: dict[str, Any] = {"received": 0, "warned": None, "sent": None}
+
+            def look(msg: DiagnosticArray) -> None:
+                for status in msg.status:
+                    values = {v.key: v.value for v in status.values}
+                    if status.name.endswith(": tracker"):
+                        found["received"] = int(values["received"])
+                        found["active"] = values["state"] == "active"
+                    if "no image arrives" in status.message and found["warned"] is None:
+                        found["warned"] = time.monotonic()
+
+            node.create_subscription(DiagnosticArray, "/diagnostics", look, profile(10))
+            until(node, lambda: found.get("active", False))
+            command = [sys.executable, __file__, "camera", "--reliability", reliability]
+            begin = time.monotonic()
+            camera_process = subprocess.Popen(
+                [*command, "--seconds", str(seconds)], env=env, stdout=subprocess.PIPE, text=True
+            )
+            until(node, lambda: camera_process.poll() is not None, seconds + 60)
+            told = camera_process.communicate()[0].split()
+            until(node, lambda: False, 2.5)
+            sent, rate = int(told[0]), float(told[1])
+            warned = found["warned"]
+            return {
+                "profile": "shipped" if shipped else "none",
+                "reliability": reliability,
+                "sent": sent,
+                "sent_hz": rate,
+                "received": found["received"],
+                "share": found["received"] / max(1, sent),
+                "warned_after_s": None if warned is None else warned - begin,
+            }
+
+
+def camera(seconds: float, *, reliable: bool) -> None:
+    """Send large images; prints how many, and at what rate."""
+    rclpy.init(args=[])
+    node = Node("large_camera")
+    publisher = node.create_publisher(Image, "/image", profile(2, reliable=reliable))
+    until(node, lambda: publisher.get_subscription_count() > 0, 20)
+    image = to_image(Header(frame_id="camera"), np.zeros((*LARGE_HW, 3), np.uint8), "rgb8")
+    sent, begin = 0, time.monotonic()
+    while time.monotonic() - begin < seconds:
+        image.header.stamp = node.get_clock().now().to_msg()
+        publisher.publish(image)
+        sent += 1
+        wait = begin + sent / RATE_HZ - time.monotonic()
+        if wait > 0:
+            time.sleep(wait)
+    print(sent, sent / (time.monotonic() - begin))
+    time.sleep(1.0)
+    node.destroy_node()
+    rclpy.shutdown()
+
+
+def soak(frames: int, minutes: float) -> dict[str, Any]:
+    """A long run in short time."""
+    world = WorldConfig(size_hw=SMALL_HW, frames=60, objects=(3, 4), angular_size_deg=(30, 60))
+    clip = SyntheticWorld(world, "val").clip(0)
+    pictures = [np.ascontiguousarray(f.image.permute(1, 2, 0).numpy()) for f in clip]
+    with (
+        isolated_environment() as env,
+        listening(env) as node,
+        tracker(env, "max_objects:=8") as process,
+    ):
+        return {**_soak(node, process.pid, pictures, frames, minutes), **_machine()}
+
+
+def _soak(
+    node: Node, pid: int, pictures: list[np.ndarray], frames: int, minutes: float
+) -> dict[str, Any]:
+    stats: dict[int, FrameStats] = {}
+    results: set[int] = set()
+    node.create_subscription(
+        FrameStats,
+        "/panosam2/stats",
+        lambda m: stats.update({stamp_ns(m.header.stamp): m}),
+        profile(50),
+    )
+    node.create_subscription(
+        TrackedObjectArray,
+        "/panosam2/objects",
+        lambda m: results.add(stamp_ns(m.header.stamp)),
+        profile(50),
+    )
+    image = node.create_publisher(Image, "/image", profile(4))
+    prompt = node.create_publisher(Prompt, "/panosam2/prompt", profile(10))
+    until(node, lambda: image.get_subscription_count() and prompt.get_subscription_count())
+    generator = random.Random(0)
+    latencies, memory, sent, received = [], [], 0, 0
+    begin = time.monotonic()
+    clock = 1_700_000_000_000_000_000
+    while sent < frames and time.monotonic() - begin < 60 * minutes:
+        for _ in range(2):
+            clock += 50_000_000
+            header = Header(frame_id="camera", stamp=to_stamp(clock))
+            image.publish(to_image(header, pictures[sent % len(pictures)], "rgb8"))
+            sent += 1
+        if generator.random() < 0.05:
+            prompt.publish(_order(generator))
+        if not until(node, lambda newest=clock: newest in stats, 20):
+            raise RuntimeError(f"no result after {sent} images")
+        newest = stats.pop(clock)
+        stats.clear()
+        received = newest.received
+        latencies.append(newest.queue_ms + newest.inference_ms + newest.publish_ms)
+        if sent % 200 == 0:
+            memory.append(_rss_mb(pid))
+            if sent % 2000 == 0:
+                print(f"{sent} images, {memory[-1]:.1f} MB", file=sys.stderr, flush=True)
+    first, last = memory[len(memory) // 10], memory[-1]
+    settled = latencies[len(latencies) // 10 :]
+    return {
+        "sent": sent,
+        "received": received,
+        "published": len(results),
+        "dropped": newest.dropped,
+        "adds_up": newest.processed + newest.dropped == received
+        and newest.processed == len(results),
+        "minutes": (time.monotonic() - begin) / 60,
+        "rss_mb_after_a_tenth": first,
+        "rss_mb_at_the_end": last,
+        "growth_percent": 100 * (last / first - 1),
+        "latency_ms_median": statistics.median(settled),
+        "latency_ms_p99": float(np.percentile(settled, 99)),
+        "p99_over_median": float(np.percentile(settled, 99)) / statistics.median(settled),
+    }
+
+
+def _order(generator: random.Random) -> Prompt:
+    """Somebody adds an object, or takes one away."""
+    if generator.random() < 0.5:
+        return Prompt(action=Prompt.REMOVE, object_id=generator.randint(1, 6))
+    u, v = generator.uniform(0, SMALL_HW[1]), generator.uniform(10, SMALL_HW[0] - 10)
+    return Prompt(object_id=generator.randint(1, 6), points=[Point(x=u, y=v)])
+
+
+def _rss_mb(pid: int) -> float:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def _machine() -> dict[str, Any]:
+    return {"cores": os.cpu_count(), "load": os.getloadavg()[0]}
+
+
+if __name__ == "__main__":
+    main()
