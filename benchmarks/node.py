@@ -1,11 +1,19 @@
-"""The node on this machine: how many large images reach it, and how it bears a long run.
+"""The node on this machine: delivery of large images, latency, long runs, recovery.
 
-Usage: python benchmarks/node.py delivery [--seconds 20] [--json FILE]
-       python benchmarks/node.py soak [--frames 20000] [--minutes 30] [--json FILE]
+Usage: python benchmarks/node.py [delivery latency restart soak] [--json FILE]
+       [--seconds 20] [--frames 20000] [--minutes 30]
+
+Without names all four, one after the other; the machine should have nothing else to do.
 
 delivery: a camera of its own process sends 3840x1920 images at 15 Hz, best effort and reliable,
 with the shipped shared-memory profile and without it; counted is what the node received. Without
 it: after how many seconds it says what to do.
+
+latency: 1920x960 images, one at a time, one object. From an image's stamp to the publication of
+its results, less the tracker's own stages; and its step on the same images in this process.
+
+restart: the node is killed with an object being tracked, started again and prompted again. Also
+the model's time on the first image after the start beside later ones.
 
 soak: small frames as fast as they are answered, two at a time so that some are dropped; objects
 come and go. Memory of the process after the first tenth and at the end, latencies, and whether
@@ -32,11 +40,13 @@ import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Point
-from panosam2_ros.msg import FrameStats, Prompt, TrackedObjectArray
+from panosam2_ros.msg import FrameStats, Prompt, PromptResult, TrackedObjectArray
 from rclpy.node import Node
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from panosam2_core import PanoTracker, load_model
+from panosam2_core import Prompt as CorePrompt
 from panosam2_core.data.synthetic import SyntheticWorld, WorldConfig
 from panosam2_ros.images import to_image
 from panosam2_ros.isolation import isolated_environment
@@ -51,20 +61,28 @@ PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["delivery", "soak", "camera"])
+    parser.add_argument("what", nargs="*", help="delivery, latency, restart, soak")
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--frames", type=int, default=20_000)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--reliability", default="reliable", help="of `camera`, used by delivery")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    if args.what == "camera":
+    if args.what == ["camera"]:
         camera(args.seconds, reliable=args.reliability == "reliable")
         return
-    result = delivery(args.seconds) if args.what == "delivery" else soak(args.frames, args.minutes)
-    print(json.dumps(result, indent=2))
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "delivery": lambda: delivery(args.seconds),
+        "latency": latency,
+        "restart": restart,
+        "soak": lambda: soak(args.frames, args.minutes),
+    }
+    result: dict[str, Any] = {"cores": os.cpu_count(), "load_before": os.getloadavg()[0]}
+    for name in args.what or parts:
+        result |= parts[name]()
+        print(json.dumps(result, indent=2), flush=True)
+        if args.json:
+            args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 @contextmanager
@@ -114,7 +132,11 @@ def delivery(seconds: float) -> dict[str, Any]:
         for reliability in ("best_effort", "reliable"):
             rows.append(_deliver(seconds, reliability, shipped=shipped))
             print(rows[-1], file=sys.stderr, flush=True)
-    return {"size": f"{LARGE_HW[1]}x{LARGE_HW[0]}", "rate_hz": RATE_HZ, "runs": rows, **_machine()}
+    least = {
+        kind: min(row["share"] for row in rows if row["profile"] == kind)
+        for kind in ("profile", "default")
+    }
+    return {"delivered_4k": {**least, "rate_hz": RATE_HZ, "runs": rows}}
 
 
 def _deliver(seconds: float, reliability: str, *, shipped: bool) -> dict[str, Any]:
@@ -148,7 +170,7 @@ def _deliver(seconds: float, reliability: str, *, shipped: bool) -> dict[str, An
             sent, rate = int(told[0]), float(told[1])
             warned = found["warned"]
             return {
-                "profile": "shipped" if shipped else "none",
+                "profile": "profile" if shipped else "default",
                 "reliability": reliability,
                 "sent": sent,
                 "sent_hz": rate,
@@ -179,21 +201,124 @@ def camera(seconds: float, *, reliable: bool) -> None:
     rclpy.shutdown()
 
 
-def soak(frames: int, minutes: float) -> dict[str, Any]:
-    """A long run in short time."""
+class Conversation:
+    """Sends images one by one and waits for what the node says of each."""
+
+    def __init__(self, node: Node) -> None:
+        self.node, self.stats, self.answers = node, dict[int, FrameStats](), list[PromptResult]()
+        self.image = node.create_publisher(Image, "/image", profile(2))
+        self.prompt = node.create_publisher(Prompt, "/panosam2/prompt", profile(10))
+        self.heard = node.create_subscription(
+            FrameStats,
+            "/panosam2/stats",
+            lambda m: self.stats.update({stamp_ns(m.header.stamp): m}),
+            profile(20),
+        )
+        self.answered = node.create_subscription(
+            PromptResult,
+            "/panosam2/prompt_result",
+            self.answers.append,
+            profile(10, transient_local=True),
+        )
+
+    def connect(self) -> None:
+        """Wait for the node's subscriptions."""
+        for publisher in (self.image, self.prompt):
+            until(self.node, lambda p=publisher: p.get_subscription_count() > 0)
+
+    def say(self, rgb: np.ndarray, patience_s: float = 20.0) -> FrameStats | None:
+        """Send an image; ``None`` when nothing comes back."""
+        stamp = self.node.get_clock().now().to_msg()
+        self.image.publish(to_image(Header(frame_id="camera", stamp=stamp), rgb, "rgb8"))
+        number = stamp_ns(stamp)
+        until(self.node, lambda: number in self.stats, patience_s)
+        return self.stats.get(number)
+
+    def click(self, u: float, v: float) -> None:
+        """Prompt, and wait for the answer."""
+        before = len(self.answers)
+        self.prompt.publish(Prompt(object_id=1, points=[Point(x=u, y=v)]))
+        until(self.node, lambda: len(self.answers) > before)
+
+
+def latency(images: int = 60) -> dict[str, Any]:
+    """What the node adds to the tracker's own step."""
+    frames = [np.ascontiguousarray(np.kron(f, np.ones((15, 15, 1), np.uint8))) for f in pictures()]
+    height, width = frames[0].shape[:2]
+    with isolated_environment() as env, listening(env) as node, tracker(env):
+        talk = Conversation(node)
+        talk.connect()
+        talk.say(frames[0])
+        talk.click(width / 2, height / 2)
+        found = [talk.say(frames[i % len(frames)]) for i in range(images)]
+    stats = [one for one in found[10:] if one is not None]
+    local = PanoTracker(load_model("nano", device="cpu"))
+    seconds = []
+    for i in range(images):
+        begin = time.perf_counter()
+        click = [CorePrompt(1, points=[(width / 2, height / 2)])] if i == 0 else []
+        local.step(frames[i % len(frames)], click)
+        seconds.append(time.perf_counter() - begin)
+    step_ms = 1e3 * statistics.median(seconds[10:])
+    names = ("queue", "preprocess", "inference", "postprocess", "publish")
+    parts = {f"{n}_ms": statistics.median(getattr(s, f"{n}_ms") for s in stats) for n in names}
+    total = statistics.median(s.latency_ms for s in stats)
+    within = sum(parts[f"{n}_ms"] for n in ("preprocess", "inference", "postprocess"))
+    return {
+        "latency_overhead_ms": total - within,
+        "latency": {"total_ms": total, "step_alone_ms": step_ms, **parts, "size": [width, height]},
+    }
+
+
+def restart() -> dict[str, Any]:
+    """Seconds from the start of a killed node until it tracks again."""
+    frames = pictures()
+    with isolated_environment() as env, listening(env) as node:
+        talk = Conversation(node)
+        with tracker(env) as process:
+            talk.connect()
+            until(node, lambda: talk.say(frames[0], 1.0) is not None)
+            talk.click(64, 32)
+            process.kill()
+            process.wait()
+        until(node, lambda: talk.image.get_subscription_count() == 0)
+        begin = time.monotonic()
+        with tracker(env):
+            talk.connect()
+            first: list[FrameStats] = []
+            until(
+                node, lambda: bool(first.extend(filter(None, [talk.say(frames[0], 1.0)])) or first)
+            )
+            talk.click(64, 32)
+            found = [talk.say(frame) for frame in frames[1:30]]
+            took = time.monotonic() - begin
+    times = [one.preprocess_ms + one.inference_ms + one.postprocess_ms for one in found if one]
+    return {
+        "recovery_s": took - 1e-3 * sum(times[1:]),
+        "first_frame_over_steady": times[0] / statistics.median(times[5:]),
+    }
+
+
+def pictures() -> list[np.ndarray]:
+    """Small frames of the synthetic world."""
     world = WorldConfig(size_hw=SMALL_HW, frames=60, objects=(3, 4), angular_size_deg=(30, 60))
     clip = SyntheticWorld(world, "val").clip(0)
-    pictures = [np.ascontiguousarray(f.image.permute(1, 2, 0).numpy()) for f in clip]
+    return [np.ascontiguousarray(f.image.permute(1, 2, 0).numpy()) for f in clip]
+
+
+def soak(frames: int, minutes: float) -> dict[str, Any]:
+    """A long run in short time."""
     with (
         isolated_environment() as env,
         listening(env) as node,
         tracker(env, "max_objects:=8") as process,
     ):
-        return {**_soak(node, process.pid, pictures, frames, minutes), **_machine()}
+        found = _soak(node, process.pid, pictures(), frames, minutes)
+    return {"soak": found, "latency_p99_over_median": found["p99_over_median"]}
 
 
 def _soak(
-    node: Node, pid: int, pictures: list[np.ndarray], frames: int, minutes: float
+    node: Node, pid: int, shown: list[np.ndarray], frames: int, minutes: float
 ) -> dict[str, Any]:
     stats: dict[int, FrameStats] = {}
     results: set[int] = set()
@@ -220,7 +345,7 @@ def _soak(
         for _ in range(2):
             clock += 50_000_000
             header = Header(frame_id="camera", stamp=to_stamp(clock))
-            image.publish(to_image(header, pictures[sent % len(pictures)], "rgb8"))
+            image.publish(to_image(header, shown[sent % len(shown)], "rgb8"))
             sent += 1
         if generator.random() < 0.05:
             prompt.publish(_order(generator))
@@ -237,7 +362,7 @@ def _soak(
     first, last = memory[len(memory) // 10], memory[-1]
     settled = latencies[len(latencies) // 10 :]
     return {
-        "sent": sent,
+        "frames": sent,
         "received": received,
         "published": len(results),
         "dropped": newest.dropped,
@@ -246,7 +371,7 @@ def _soak(
         "minutes": (time.monotonic() - begin) / 60,
         "rss_mb_after_a_tenth": first,
         "rss_mb_at_the_end": last,
-        "growth_percent": 100 * (last / first - 1),
+        "rss_growth": last / first - 1,
         "latency_ms_median": statistics.median(settled),
         "latency_ms_p99": float(np.percentile(settled, 99)),
         "p99_over_median": float(np.percentile(settled, 99)) / statistics.median(settled),
@@ -264,10 +389,6 @@ def _order(generator: random.Random) -> Prompt:
 def _rss_mb(pid: int) -> float:
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-def _machine() -> dict[str, Any]:
-    return {"cores": os.cpu_count(), "load": os.getloadavg()[0]}
 
 
 if __name__ == "__main__":
