@@ -131,18 +131,22 @@ def scribble_prompt(
     return Prompt(object_id, points=points, label=label)
 
 
-def label_image_prompts(labels: npt.NDArray[np.integer], label: str = "") -> list[Prompt]:
+def label_image_prompts(
+    labels: npt.NDArray[np.integer], label: str = "", most: int | None = None
+) -> list[Prompt]:
     """Make a prompt for each object of a label image.
 
     Args:
         labels: (H, W) integers, 0 = background, otherwise object ids.
         label: free text carried to the results.
+        most: objects that are wanted; every one takes a mask of the image's size.
 
     Returns:
         A mask prompt per value above 0, smallest id first.
 
     Raises:
-        PromptError: ``BAD_MASK`` for an array of another kind, or one without any object.
+        PromptError: ``BAD_MASK`` for an array of another kind, or one without any object,
+            ``TOO_MANY_OBJECTS``.
     """
     if labels.ndim != 2 or labels.dtype.kind not in "ui":
         raise PromptError(
@@ -152,6 +156,10 @@ def label_image_prompts(labels: npt.NDArray[np.integer], label: str = "") -> lis
     values = [int(value) for value in np.unique(labels) if value > 0]
     if not values:
         raise PromptError("BAD_MASK", "the label image is empty: no value above 0")
+    if most is not None and len(values) > most:
+        raise PromptError(
+            "TOO_MANY_OBJECTS", f"the label image has {len(values)} objects; {most} are allowed"
+        )
     return [Prompt(value, mask=labels == value, label=label) for value in values]
 
 

@@ -34,6 +34,7 @@ class Prompt:
             memory and its predicted mask, as in SAM2's interactive correction. Needs points or a
             box; all points may be beside the object.
         label: free text carried to the results.
+        replace: forget what is known of an object with this id, if there is one.
     """
 
     object_id: int
@@ -43,6 +44,7 @@ class Prompt:
     mask: npt.NDArray[np.generic] | None = None
     label: str = ""
     refine: bool = False
+    replace: bool = False
 
 
 def check_prompt(prompt: Prompt, size_hw: tuple[int, int], *, pano: bool) -> None:

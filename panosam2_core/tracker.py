@@ -168,6 +168,9 @@ class PanoTracker:
         """
         if other._now != self._now:
             raise ValueError(f"expected a tracker at frame {self._now}, got one at {other._now}")
+        for object_id, track in other._tracks.items():
+            if object_id in self._tracks and not track.label:
+                track.label = self._tracks[object_id].label
         together = {**self._tracks, **other._tracks}
         if len(together) > self.config.max_objects:
             raise PromptError(
@@ -348,7 +351,8 @@ class PanoTracker:
         self, prompt: Prompt, frame: Tensor, features: ImageFeatures, clock: _Clock
     ) -> _Prediction:
         """Segment a prompted object, new or known."""
-        track = self._tracks.get(prompt.object_id) or self._new_track(prompt)
+        known = None if prompt.replace else self._tracks.get(prompt.object_id)
+        track = known or self._new_track(prompt)
         draw = self._draw(track) if prompt.refine else ()
         with clock.stage("decode"):
             decoded = self._decode_prompt(prompt, track, draw, frame, features)

@@ -13,7 +13,7 @@ import torch
 
 from panosam2_core import ObjectState
 from panosam2_ros.diagnostics import ERROR, WARN, Report
-from panosam2_ros.image_input import STARVING_HINT, ImageInput
+from panosam2_ros.image_input import ImageInput
 from panosam2_ros.stream import Outcome
 from panosam2_ros.worker import Counts
 
@@ -27,6 +27,7 @@ class Health:
         self.last_error = ""
         self.failure = ""  # of the newest frame; empty when it went well
         self.failures = 0
+        self.paused = False
         self.model: dict[str, Any] = {}
         self._finished: deque[float] = deque(maxlen=60)
         self._latencies: deque[float] = deque(maxlen=200)
@@ -34,7 +35,8 @@ class Health:
         self._first_memory_mb: float | None = None
 
     def start(self) -> None:
-        """Begins anew, when the node becomes active."""
+        """Begins anew, when the node becomes active or stops being so."""
+        self.paused = False
         self._finished.clear()
         self._latencies.clear()
         self._objects = {}
@@ -48,8 +50,9 @@ class Health:
             outcome: Of the frame.
             latency_ms: From the image's stamp until now.
         """
-        self._finished.append(time.monotonic())
-        self._latencies.append(latency_ms)
+        if outcome.is_new:  # the age of a picture that stands says nothing about speed
+            self._finished.append(time.monotonic())
+            self._latencies.append(latency_ms)
         self.failure = ""
         found = outcome.result.objects if outcome.result else {}
         self._objects = {i: (outcome.states[i], o.visibility) for i, o in found.items()}
@@ -105,7 +108,7 @@ class Health:
     ) -> Report:
         median, tail = _percentiles(self._latencies)
         received = counts.received if counts else 0
-        state = "degraded" if self.failure else "active"
+        state = "paused" if self.paused else "degraded" if self.failure else "active"
         facts: dict[str, Any] = {
             "state": "not active" if counts is None else state,
             "objects": len(self._objects),
@@ -121,7 +124,7 @@ class Health:
             "last_error": self.last_error,
         }
         slow = tail > values["diagnostics.max_latency_ms"]
-        low = 0 < self.fps() < values["diagnostics.min_rate_hz"]
+        low = not self.paused and 0 < self.fps() < values["diagnostics.min_rate_hz"]
         return (
             Report("tracker", facts)
             .check(slow, WARN, "results are late; use a GPU or a smaller model")
@@ -195,7 +198,7 @@ def _input(source: ImageInput | None, values: Mapping[str, Any]) -> Report:
     if source is None:
         return Report("input", {})
     nobody = f"no camera publishes {source.topic}; remap the input `image` to your camera's"
-    starving = f"a camera is there, but no image arrives; {STARVING_HINT}"
+    starving = f"a camera is there, but no image arrives; {source.hint}"
     shape = shape_hint(source.size_hw, values)
     lonely = not source.publishers
     size = "" if source.size_hw is None else f"{source.size_hw[1]}x{source.size_hw[0]}"

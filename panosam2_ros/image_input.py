@@ -17,11 +17,17 @@ from panosam2_ros.ring import AnyImage
 from panosam2_ros.stamps import stamp_ns
 
 WATCH_PERIOD_S = 0.25
-STARVING_AFTER_S = 5.0
+STARVING_AFTER_S = 4.5  # with the watch's period it is told within five
 STARVING_HINT = (
     "if it is running, its images are too large for the default shared memory: start the camera "
     "driver, too, with FASTDDS_DEFAULT_PROFILES_FILE (before Fast DDS 3: "
     "FASTRTPS_DEFAULT_PROFILES_FILE) set to config/fastdds_large_images.xml"
+)
+
+
+MISMATCH_HINT = (
+    "qos.reliability is set to reliable, but the camera offers best effort, so nothing can arrive;"
+    " set qos.reliability:=auto"
 )
 
 
@@ -93,6 +99,12 @@ class ImageInput:
         return self._subscription is not None and hungry_s > STARVING_AFTER_S
 
     @property
+    def hint(self) -> str:
+        """Why nothing may arrive, and how to mend it."""
+        forced = self._reliability == "reliable" and "best_effort" in self.offered_reliability
+        return MISMATCH_HINT if forced else STARVING_HINT
+
+    @property
     def age_s(self) -> float:
         """Seconds since the last image arrived, or since the start."""
         return time.monotonic() - self._last_arrival
@@ -121,9 +133,9 @@ class ImageInput:
         elif self.starving and not self._warned:
             self._warned = True
             self._node.get_logger().warning(
-                f"no image on {self.topic} for {STARVING_AFTER_S:.0f} s although "
+                f"no image on {self.topic} for {STARVING_AFTER_S:.1f} s although "
                 f"{offered[0].node_namespace.rstrip('/')}/{offered[0].node_name} publishes it; "
-                f"{STARVING_HINT}"
+                f"{self.hint}"
             )
 
     def _subscribe(self, profile: QoSProfile) -> None:
@@ -148,8 +160,9 @@ class ImageInput:
     def _on_incompatible(self, event: object) -> None:
         """Counts and tells; `_watch` subscribes again with what the publishers offer."""
         self.incompatible_count += 1
+        text = "matching it again" if self._reliability == "auto" else MISMATCH_HINT
         self._node.get_logger().warning(
-            f"a publisher of {self.topic} offers another quality of service; matching it again"
+            f"a publisher of {self.topic} offers another quality of service; {text}"
         )
 
     def _receive(self, image: AnyImage) -> None:

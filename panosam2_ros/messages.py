@@ -35,6 +35,7 @@ def to_prompts(
     hfov: float | None,
     free_ids: Iterator[int],
     axes: Axes = _IMAGE_AXES,
+    max_objects: int | None = None,
 ) -> list[Prompt]:
     """Reads a prompt message that adds objects, prompts them afresh or corrects them.
 
@@ -45,6 +46,7 @@ def to_prompts(
             images angles mean nothing.
         free_ids: Ids for objects whose sender left the choice to us.
         axes: That directions are given in.
+        max_objects: Most that a label image may have.
 
     Returns:
         One prompt, or one per label of a label image.
@@ -58,7 +60,7 @@ def to_prompts(
             raise PromptError(
                 "BAD_MASK", "a prompt needs points and/or a box, or else a mask; got both"
             )
-        return _mask_prompts(msg, size_hw, free_ids)
+        return _mask_prompts(msg, size_hw, free_ids, max_objects)
     points = [_pixel(msg.coordinates, p, size_hw, hfov, axes) for p in msg.points]
     return [
         Prompt(
@@ -68,12 +70,13 @@ def to_prompts(
             box=_box(msg, size_hw, hfov, axes),
             label=msg.label,
             refine=msg.action == PromptMsg.REFINE,
+            replace=msg.action == PromptMsg.REPLACE,
         )
     ]
 
 
 def _mask_prompts(
-    msg: PromptMsg, size_hw: tuple[int, int], free_ids: Iterator[int]
+    msg: PromptMsg, size_hw: tuple[int, int], free_ids: Iterator[int], max_objects: int | None
 ) -> list[Prompt]:
     try:
         labels = to_labels(msg.mask)
@@ -84,8 +87,10 @@ def _mask_prompts(
     is_label_image = msg.mask.encoding == "32SC1" and not msg.object_id
     if not is_label_image:
         object_id = msg.object_id or next(free_ids)
-        return [Prompt(object_id=object_id, mask=labels != 0, label=msg.label)]
-    return label_image_prompts(labels, msg.label)
+        prompts = [Prompt(object_id=object_id, mask=labels != 0, label=msg.label)]
+    else:
+        prompts = label_image_prompts(labels, msg.label, max_objects)
+    return [replace(prompt, replace=msg.action == PromptMsg.REPLACE) for prompt in prompts]
 
 
 def _box(
@@ -171,6 +176,14 @@ class LastSeen:
             lost = hidden_s > lost_after_s
             states[object_id] = ObjectState.LOST if lost else ObjectState.OCCLUDED
         return states
+
+    def forget(self, object_id: int) -> None:
+        """Forgets an object that was removed.
+
+        Args:
+            object_id: Its id.
+        """
+        self._stamps.pop(object_id, None)
 
     def stamp(self, object_id: int) -> Time:
         """Looks up one object.

@@ -20,7 +20,7 @@ from panosam2_core.media.overlay import draw
 from panosam2_core.model import MASK_STRIDE
 from panosam2_ros import parameters
 from panosam2_ros.follow import Follower
-from panosam2_ros.images import Pixels, to_image, to_jpeg
+from panosam2_ros.images import to_image, to_jpeg
 from panosam2_ros.markers import to_markers
 from panosam2_ros.messages import to_object_array
 from panosam2_ros.msg import FrameStats, PromptResult, TrackedObjectArray
@@ -41,7 +41,7 @@ class Outputs:
         picture = profile(1, reliable=False)
         self._label_image = make(Image, "~/label_image", profile(1))
         self._objects = make(TrackedObjectArray, "~/objects", profile(5))
-        self.answers = make(PromptResult, "~/prompt_result", profile(10, transient_local=True))
+        self.answers = make(PromptResult, "~/prompt_result", profile(100, transient_local=True))
         self.stats = make(FrameStats, "~/stats", profile(10))
         self._overlay = make(Image, "~/overlay", picture)
         self._overlay_jpeg = make(CompressedImage, "~/overlay/compressed", picture)
@@ -53,8 +53,8 @@ class Outputs:
 
     def publish(
         self, header: Header, outcome: Outcome, stream: Stream, values: Mapping[str, Any]
-    ) -> float:
-        """Publishes the results of a frame, the pictures after the numbers.
+    ) -> tuple[TrackedObjectArray, float]:
+        """Publishes the label image and the objects of a frame.
 
         Args:
             header: Of the image.
@@ -63,11 +63,10 @@ class Outputs:
             values: Parameters by name.
 
         Returns:
-            Milliseconds for the label image and the objects.
+            The objects, and the milliseconds that it took.
         """
         begin = time.monotonic()
-        labels = _labels(outcome, values)
-        shown = labels
+        shown = labels = _labels(outcome, values)
         if values["publish.label_resolution"] == "model":
             size = tuple(side // MASK_STRIDE for side in stream.tracker.model.input_size)
             shown = cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST)
@@ -84,16 +83,32 @@ class Outputs:
         )
         self._label_image.publish(to_image(header, shown, values["publish.label_encoding"]))
         self._objects.publish(objects)
-        publish_ms = 1e3 * (time.monotonic() - begin)
-        self._publish_overlay(header, outcome.rgb, labels, objects, values)
-        self._publish_on_sphere(header, outcome, stream.tracker.config, values)
-        return publish_ms
+        return objects, 1e3 * (time.monotonic() - begin)
+
+    def publish_pictures(
+        self,
+        header: Header,
+        outcome: Outcome,
+        objects: TrackedObjectArray,
+        config: TrackerConfig,
+        values: Mapping[str, Any],
+    ) -> None:
+        """Publishes what people look at, while they do.
+
+        Args:
+            header: Of the image.
+            outcome: Of the frame.
+            objects: From `publish`.
+            config: Of the tracker.
+            values: Parameters by name.
+        """
+        self._publish_overlay(header, outcome, objects, values)
+        self._publish_on_sphere(header, outcome, config, values)
 
     def _publish_overlay(
         self,
         header: Header,
-        rgb: Pixels,
-        labels: np.ndarray,
+        outcome: Outcome,
         objects: TrackedObjectArray,
         values: Mapping[str, Any],
     ) -> None:
@@ -102,8 +117,8 @@ class Outputs:
         if not (raw or jpeg):
             return
         drawn = draw(
-            rgb,
-            labels,
+            outcome.rgb,
+            _labels(outcome, values),
             {found.id: found for found in objects.objects},
             alpha=values["overlay.alpha"],
             max_width=values["overlay.max_width"],

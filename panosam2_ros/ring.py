@@ -54,15 +54,16 @@ class FrameRing:
         self._kept: deque[Kept] = deque(maxlen=frames)
         self._lock = threading.Lock()
 
-    def put(self, image: AnyImage) -> None:
+    def put(self, image: AnyImage, max_pixels: int | None = None) -> None:
         """Takes a frame in; time that jumps back empties the ring.
 
         Args:
             image: That can be read.
+            max_pixels: Refuse to decode a compressed one that is larger.
         """
         raw = isinstance(image, Image)
         size_hw = (image.height, image.width) if raw else None
-        kept = Kept(image.header, self._reader(image), size_hw)
+        kept = Kept(image.header, self._reader(image, max_pixels), size_hw)
         with self._lock:
             if self._kept and kept.stamp <= self._kept[-1].stamp:
                 self._kept.clear()
@@ -110,9 +111,9 @@ class FrameRing:
         with self._lock:
             self._kept.clear()
 
-    def _reader(self, image: AnyImage) -> Callable[[], Pixels]:
+    def _reader(self, image: AnyImage, max_pixels: int | None) -> Callable[[], Pixels]:
         if isinstance(image, CompressedImage) or image.width <= self._max_width:
-            return lambda: pixels_of(image)
+            return lambda: pixels_of(image, max_pixels)
         height = max(1, round(image.height * self._max_width / image.width))
         size = (self._max_width, height)
         small = cv2.resize(pixels_of(image), size, interpolation=cv2.INTER_AREA)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from std_msgs.msg import Header
@@ -19,6 +19,8 @@ from panosam2_ros.ring import AnyImage, FrameRing, Kept
 from panosam2_ros.stamps import stamp_ns
 
 _log = logging.getLogger(__name__)
+
+MAX_LABEL = 200  # characters; it is copied into every message about the object
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,9 @@ class _Batch:
         prompts: For the tracker, at most one per object.
         accepted: Those of the answers that the tracker's failure would turn into refusals.
         max_frames: Per prompted object id; 0 is no limit.
+        late: Prompts for frames that have gone by, by stamp, with their frames since then.
         used: Headers of the frames that answers are about, where those are not the newest.
+        caught_up: Whether a late prompt was carried out.
         failure: What went wrong inside the tracker on a frame that was caught up with.
     """
 
@@ -86,7 +90,9 @@ class _Batch:
     prompts: list[Prompt] = field(default_factory=list)
     accepted: list[PromptResult] = field(default_factory=list)
     max_frames: dict[int, int] = field(default_factory=dict)
+    late: dict[int, tuple[list[PromptMsg], list[Kept]]] = field(default_factory=dict)
     used: dict[int, Header] = field(default_factory=dict)
+    caught_up: bool = False
     failure: Exception | None = None
 
 
@@ -135,18 +141,20 @@ class Stream:
             Answers and results.
         """
         if image is None:
-            answers = [_answer(o, "NO_FRAME", _NO_FRAME) for o in orders]
-            return Outcome(None, None, {}, answers)
+            return Outcome(None, None, {}, self._without_frame(orders, _NO_FRAME))
         try:
             rgb = pixels_of(image, self.rules.max_pixels)
         except ImageError as error:
             text = f"the newest image cannot be read: {error}"
-            answers = [_answer(o, "NO_FRAME", text) for o in orders]
+            answers = self._without_frame(orders, text)
             return Outcome(None, None, {}, answers, is_new, failure=error)
         batch = _Batch()
         for order in self._due(orders, image, batch):
+            if order.action not in _PROMPTING:  # what came before it is carried out before it
+                self._catch_up(batch, is_new=is_new)
             self._take(order, rgb.shape[:2], batch)
-        is_result = is_new or bool(batch.prompts)
+        self._catch_up(batch, is_new=is_new)
+        is_result = is_new or bool(batch.prompts) or batch.caught_up
         result, failure = self._step(rgb, batch) if is_result else (None, None)
         if is_new:
             self.ring.mark_tracked(stamp_ns(image.header.stamp))
@@ -156,7 +164,7 @@ class Stream:
         states: Mapping[int, ObjectState] = {}
         if result is not None:
             states = self.last_seen.update(result, image.header.stamp, self.rules.lost_after_s)
-            self._count_down(is_new=is_new)
+            self._count_down(set(self._frames_left) if is_new else set(batch.max_frames))
         return Outcome(
             rgb,
             result,
@@ -172,7 +180,7 @@ class Stream:
     ) -> Iterator[PromptMsg]:
         """Yields the prompts for this frame; keeps those for a frame that is still to come.
 
-        Those for a frame that has gone by are carried out on that frame at once.
+        Those for a frame that has gone by are put into the batch for `_catch_up`.
         """
         candidates, self._waiting = [*self._waiting, *orders], []
         now = stamp_ns(image.header.stamp)
@@ -184,7 +192,7 @@ class Stream:
             elif 0 < ahead_s <= self.rules.prompt_max_ahead_s:
                 self._wait(order, batch)
             elif -self.rules.prompt_max_age_s <= ahead_s < 0 and (past := self.ring.since(wanted)):
-                self._add_late(order, past, batch)
+                batch.late.setdefault(wanted, ([], past))[0].append(order)
             else:
                 text = (
                     f"the prompt is for a frame {abs(ahead_s):.3f} s "
@@ -200,46 +208,104 @@ class Stream:
         text = f"{self.rules.max_waiting} prompts wait for frames that are still to come already"
         batch.answers.append(_answer(order, "BUSY", text))
 
-    def _add_late(self, order: PromptMsg, past: Sequence[Kept], batch: _Batch) -> None:
+    def _without_frame(self, orders: Sequence[PromptMsg], text: str) -> list[PromptResult]:
+        """Answers orders while there is no picture; what needs none is carried out."""
+        batch = _Batch()
+        for order in orders:
+            if order.action in (PromptMsg.RESET, PromptMsg.REMOVE):
+                self._take(order, (0, 0), batch)
+            else:
+                batch.answers.append(_answer(order, "NO_FRAME", text))
+        for answer in batch.answers:
+            answer.object_ids = list(self.tracker.object_ids)
+        return batch.answers
+
+    def _catch_up(self, batch: _Batch, *, is_new: bool) -> None:
+        """Carries out the late prompts: those for one frame together, as if they came in time."""
+        late, batch.late = batch.late, {}
+        for _, (orders, past) in sorted(late.items()):
+            # A picture that stands is worked on once more, now with the new objects.
+            self._add_late(orders, past if is_new or len(past) == 1 else past[:-1], batch)
+
+    def _add_late(self, orders: Sequence[PromptMsg], past: Sequence[Kept], batch: _Batch) -> None:
         """Prompts objects on a frame that has gone by, and follows them until now.
 
         Args:
-            order: The prompt.
-            past: Its frame, and those that the tracker has been given since.
-            batch: Gets the answer.
+            orders: Prompts for that frame.
+            past: The frame, and those that the tracker has been given since.
+            batch: Gets the answers.
         """
-        if order.action == PromptMsg.REFINE:
-            text = "a correction is for the newest frame; send it with stamp 0, or prompt afresh"
-            batch.answers.append(_answer(order, "STALE_FRAME", text))
-            return
+        then = _Batch()
         try:
             rgb = past[0].read()
-            prompts = self._late_prompts(order, past[0].size_hw or rgb.shape[:2], rgb, batch)
+        except ImageError as error:
+            text = f"the image of that stamp cannot be read: {error}"
+            batch.answers += [_answer(order, "STALE_FRAME", text) for order in orders]
+            return
+        for order in orders:
+            try:
+                self._join_late(order, past[0].size_hw or rgb.shape[:2], rgb, then, batch)
+            except PromptError as error:
+                then.answers.append(_answer(order, error.code, str(error)))
+        batch.answers += then.answers
+        batch.used |= {id(answer): past[0].header for answer in then.answers}
+        if not then.prompts:
+            return
+        try:
             follower = self.tracker.behind(len(past))
             for index, kept in enumerate(past):
-                follower.step(kept.read(), [] if index else prompts)
+                follower.step(kept.read(), [] if index else then.prompts)
             self.tracker.take_over(follower)
-        except PromptError as error:
-            answer = _answer(order, error.code, str(error))
         except Exception as error:
             batch.failure = error
-            text = f"the tracker failed on an earlier frame: {error}"
-            answer = _answer(order, "INTERNAL", text)
-        else:
-            answer = _answer(order, "OK", f"tracking, after {len(past)} earlier frame(s)")
-            answer.object_id = prompts[0].object_id
-            for prompt in prompts:
-                self._forget((prompt.object_id,), batch)
-                if order.max_frames:
-                    self._frames_left[prompt.object_id] = order.max_frames
-        batch.answers.append(answer)
-        batch.used[id(answer)] = past[0].header
+            _refuse(then.accepted, f"the tracker failed on an earlier frame: {error}")
+            return
+        batch.caught_up = True
+        for object_id, most in then.max_frames.items():
+            self._frames_left.pop(object_id, None)
+            if most:
+                self._frames_left[object_id] = max(1, most - len(past))
+
+    def _join_late(
+        self,
+        order: PromptMsg,
+        size_hw: tuple[int, int],
+        rgb: Pixels,
+        then: _Batch,
+        batch: _Batch,
+    ) -> None:
+        """Checks a late prompt and puts it to the others for its frame.
+
+        Raises:
+            PromptError: If it cannot be carried out.
+        """
+        if order.action == PromptMsg.REFINE:
+            raise PromptError(
+                "STALE_FRAME",
+                "a correction is for the newest frame; send it with stamp 0, or prompt afresh",
+            )
+        prompts = self._late_prompts(order, size_hw, rgb, then, batch)
+        for prompt in prompts:
+            _check_joins(prompt, then)
+        for prompt in prompts:
+            _put(prompt, then)
+            then.max_frames[prompt.object_id] = order.max_frames
+        answer = _answer(order, "OK", "tracking, from an earlier frame on")
+        answer.object_id = prompts[0].object_id
+        then.answers.append(answer)
+        then.accepted.append(answer)
 
     def _late_prompts(
-        self, order: PromptMsg, size_hw: tuple[int, int], rgb: Pixels, batch: _Batch
+        self,
+        order: PromptMsg,
+        size_hw: tuple[int, int],
+        rgb: Pixels,
+        then: _Batch,
+        batch: _Batch,
     ) -> list[Prompt]:
         """Reads a prompt for a frame of the ring, which may be smaller than the image was."""
-        taken = [*self.tracker.object_ids, *(p.object_id for p in batch.prompts)]
+        asked = (*batch.prompts, *then.prompts)
+        taken = [*self.tracker.object_ids, *(p.object_id for p in asked)]
         prompts = [
             resized(prompt, size_hw, (rgb.shape[0], rgb.shape[1]))
             for prompt in self._read(order, size_hw, taken)
@@ -295,6 +361,7 @@ class Stream:
         for object_id in object_ids:
             self._frames_left.pop(object_id, None)
             batch.max_frames.pop(object_id, None)
+            self.last_seen.forget(object_id)
 
     def _add(self, order: PromptMsg, size_hw: tuple[int, int], batch: _Batch) -> None:
         taken = [*self.tracker.object_ids, *(p.object_id for p in batch.prompts)]
@@ -307,8 +374,8 @@ class Stream:
                 _check_joins(prompt, batch)
         self._check_count([*taken, *(prompt.object_id for prompt in prompts)])
         for prompt in prompts:
-            if order.action == PromptMsg.REPLACE and prompt.object_id in taken:
-                self._remove(prompt.object_id, batch)
+            if order.action == PromptMsg.REPLACE:
+                self._forget((prompt.object_id,), batch)
             _put(prompt, batch)
             batch.max_frames[prompt.object_id] = order.max_frames
         answer = _answer(order, "OK", "tracking")
@@ -337,9 +404,12 @@ class Stream:
                 "BAD_COORDS",
                 f"{len(order.points)} points are more than the {self.rules.max_points} allowed",
             )
-        if order.mask.width * order.mask.height > self.rules.max_pixels:
+        most = self.rules.max_pixels
+        if order.mask.width * order.mask.height > most or len(order.mask.data) > 4 * most:
+            raise PromptError("BAD_MASK", f"the mask has more than the {most} pixels allowed")
+        if len(order.label) > MAX_LABEL:
             raise PromptError(
-                "BAD_MASK", f"the mask has more than the {self.rules.max_pixels} pixels allowed"
+                "BAD_COORDS", f"the label has {len(order.label)} characters, over {MAX_LABEL}"
             )
         return to_prompts(
             order,
@@ -347,6 +417,7 @@ class Stream:
             hfov=self.tracker.config.hfov if self.tracker.config.pano else None,
             free_ids=free_ids(taken, self.rules.max_id),
             axes=self.rules.axes,
+            max_objects=self.tracker.config.max_objects,
         )
 
     def _check(self, prompt: Prompt, size_hw: tuple[int, int]) -> None:
@@ -371,11 +442,7 @@ class Stream:
         try:
             result = self.tracker.step(rgb, prompts=batch.prompts)
         except Exception as error:
-            # Whoever sent a prompt gets an answer, also when the tracker breaks.
-            for answer in batch.accepted:
-                answer.success = False
-                answer.code = PromptResult.INTERNAL
-                answer.message = f"the tracker failed on this frame: {error}"
+            _refuse(batch.accepted, f"the tracker failed on this frame: {error}")
             return None, error
         for object_id, max_frames in batch.max_frames.items():
             self._frames_left.pop(object_id, None)
@@ -383,9 +450,10 @@ class Stream:
                 self._frames_left[object_id] = max_frames
         return result, None
 
-    def _count_down(self, *, is_new: bool) -> None:
+    def _count_down(self, shown: Collection[int]) -> None:
+        """Counts a frame for the objects that were shown on it for the first time."""
         for object_id in list(self._frames_left):
-            self._frames_left[object_id] -= is_new
+            self._frames_left[object_id] -= object_id in shown
             if self._frames_left[object_id] <= 0 and object_id in self.tracker.object_ids:
                 _log.info("object %d reached its max_frames and is removed", object_id)
                 self.tracker.remove(object_id)
@@ -420,6 +488,14 @@ def _put(prompt: Prompt, batch: _Batch) -> None:
         points=[*earlier.points, *prompt.points],
         labels=[*_labels(earlier), *_labels(prompt)],
     )
+
+
+def _refuse(accepted: Sequence[PromptResult], text: str) -> None:
+    """Turns answers into refusals: a prompt is answered also when the tracker breaks."""
+    for answer in accepted:
+        answer.success = False
+        answer.code = PromptResult.INTERNAL
+        answer.message = text
 
 
 def _labels(prompt: Prompt) -> list[int]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import sys
+import threading
 import time
 import traceback
 from pathlib import Path
@@ -22,6 +24,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Point, PointStamped
 from PIL import Image as PILImage
 from rcl_interfaces.msg import SetParametersResult
+from rclpy._rclpy_pybind11 import RCLError
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
@@ -64,10 +67,11 @@ class TrackerNode(LifecycleNode):
         self._stream: Stream | None = None
         self._worker: Worker[AnyImage, PromptMsg] | None = None
         self._input: ImageInput | None = None
-        self._enabled = True
         self._arrived = 0
+        self._complaining = threading.Lock()
         self._last_stamp = 0
         self._complaints: dict[str, float] = {}
+        self._told_shape = ""
         self._health = Health()
         self._outputs = Outputs(self)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", profile(10))
@@ -109,7 +113,6 @@ class TrackerNode(LifecycleNode):
         if self._stream is None and self._ready("activate") != TransitionCallbackReturn.SUCCESS:
             return TransitionCallbackReturn.FAILURE
         self._health.start()
-        self._enabled = True
         self._worker = Worker(self._work)
         self._input = ImageInput(
             self,
@@ -229,6 +232,7 @@ class TrackerNode(LifecycleNode):
             left = [*self._stream.reset(), *left]
         self._input = self._worker = None
         self._last_stamp = 0
+        self._health.start()
         with until_shutdown(self):
             for order in left:
                 text = "the node was deactivated before it came to this prompt; send it again"
@@ -248,14 +252,19 @@ class TrackerNode(LifecycleNode):
     # ---- inputs, on the executor's thread
 
     def _on_prompt(self, order: PromptMsg) -> None:
-        if self._worker is None or not self._enabled:
+        # To forget is always possible: it needs neither a picture nor a place in the queue.
+        forgets = order.action in (PromptMsg.RESET, PromptMsg.REMOVE)
+        most = None if forgets else self._values["prompt.max_waiting"]
+        if self._worker is None:
             text = "the node is not active; activate it, or start it with autostart:=true"
-            if self._worker is not None:
-                text = "the node is paused; call ~/enable with true"
             self._outputs.answers.publish(refusal(order, "NOT_ACTIVE", text))
-        elif not self._worker.put_order(order, self._values["prompt.max_waiting"]):
-            text = f"{self._values['prompt.max_waiting']} prompts wait already; send fewer"
-            self._outputs.answers.publish(refusal(order, "BUSY", text))
+        elif self._health.paused and not forgets:
+            text = "the node is paused; call ~/enable with true"
+            self._outputs.answers.publish(refusal(order, "NOT_ACTIVE", text))
+        elif not self._worker.put_order(order, most):
+            self._outputs.answers.publish(
+                refusal(order, "BUSY", f"{most} prompts wait already; send fewer")
+            )
 
     def _on_click(self, click: PointStamped) -> None:
         """One click is one new object, in the frame nearest to the click's stamp."""
@@ -273,9 +282,11 @@ class TrackerNode(LifecycleNode):
         return answer
 
     def _on_enable(self, request: SetBool.Request, answer: SetBool.Response) -> SetBool.Response:
-        self._enabled = request.data
-        answer.success = True
-        answer.message = "going on" if request.data else "paused; objects and model are kept"
+        answer.success = self._worker is not None
+        if answer.success:
+            self._health.paused = not request.data
+        told = "going on" if request.data else "paused; objects and model are kept"
+        answer.message = told if answer.success else "the node is not active"
         return answer
 
     def _on_image(self, image: AnyImage) -> None:
@@ -292,10 +303,10 @@ class TrackerNode(LifecycleNode):
             return
         if self._input is not None:
             self._input.look_at(image)
-        if not self._enabled:
+        if self._health.paused:
             self._worker.skip_frame()
             return
-        self._stream.ring.put(image)
+        self._stream.ring.put(image, int(values["max_image_megapixels"] * 1e6))
         if self._arrived % values["every_nth_frame"] or self._is_too_old(image):
             self._worker.skip_frame()
         else:
@@ -306,11 +317,17 @@ class TrackerNode(LifecycleNode):
         return bool(limit_ms) and self._latency_ms(image.header) > limit_ms
 
     def _complain(self, text: str) -> None:
-        """Logs an error, but the same one not with every image."""
-        now = time.monotonic()
-        if now - self._complaints.get(text, -math.inf) > _COMPLAIN_EVERY_S:
-            self._complaints = {t: s for t, s in self._complaints.items() if s > now - 60}
-            self._complaints[text] = now
+        """Logs an error, but not with every image; from either thread."""
+        now, kind = (
+            time.monotonic(),
+            re.sub(r"\d+", "#", text),
+        )  # sizes differ from one to the next
+        with self._complaining:
+            silent = now - self._complaints.get(kind, -math.inf) < _COMPLAIN_EVERY_S
+            if not silent:
+                self._complaints = {k: t for k, t in self._complaints.items() if t > now - 60}
+                self._complaints[kind] = now
+        if not silent:
             self.get_logger().error(text)
 
     @property
@@ -323,7 +340,12 @@ class TrackerNode(LifecycleNode):
         self, image: AnyImage | None, orders: list[PromptMsg], is_new: bool, waited_s: float
     ) -> None:
         with until_shutdown(self):
-            self._turn(self._stream, image, orders, is_new, waited_s)
+            try:
+                self._turn(self._stream, image, orders, is_new, waited_s)
+            except (UnusableFrameError, RCLError):
+                raise
+            except Exception as error:
+                self._fail(error)
 
     def _turn(
         self,
@@ -337,18 +359,31 @@ class TrackerNode(LifecycleNode):
         if is_new and image is not None:
             self._watch_time(stream, stamp_ns(image.header.stamp))
         outcome = stream.turn(image, orders, is_new=is_new)
-        if image is not None and outcome.is_result:
-            self._look_at(outcome)
-            publish_ms = self._outputs.publish(image.header, outcome, stream, values)
-            self._health.finished(outcome, self._latency_ms(image.header))
-            if values["publish.stats"]:
-                stats = self._frame_stats(image.header, outcome, waited_s, publish_ms)
-                self._outputs.stats.publish(stats)
         for answer in outcome.answers:
             self._outputs.answers.publish(answer)
             self._log_answer(answer)
+        if image is not None and outcome.is_result:
+            self._publish(stream, image.header, outcome, waited_s, values)
         if outcome.failure is not None:
             self._fail(outcome.failure)
+
+    def _publish(
+        self,
+        stream: Stream,
+        header: Header,
+        outcome: Outcome,
+        waited_s: float,
+        values: dict[str, Any],
+    ) -> None:
+        """Masks and numbers first, pictures for people last."""
+        self._look_at(outcome)
+        objects, publish_ms = self._outputs.publish(header, outcome, stream, values)
+        latency_ms = self._latency_ms(header)
+        self._health.finished(outcome, latency_ms)
+        if values["publish.stats"]:
+            stats = self._frame_stats(header, outcome, waited_s, publish_ms, latency_ms)
+            self._outputs.stats.publish(stats)
+        self._outputs.publish_pictures(header, outcome, objects, stream.tracker.config, values)
 
     def _apply_parameters(self, stream: Stream) -> dict[str, Any]:
         """Takes over what was set since the last frame; never in the middle of one."""
@@ -366,9 +401,10 @@ class TrackerNode(LifecycleNode):
         size_hw = (outcome.rgb.shape[0], outcome.rgb.shape[1])
         self._input.size_hw = size_hw
         hint = shape_hint(size_hw, self._values)
-        if hint and hint not in self._complaints:
-            self._complaints[hint] = math.inf
-            self.get_logger().warning(hint)
+        if hint != self._told_shape:
+            self._told_shape = hint
+            if hint:
+                self.get_logger().warning(hint)
 
     def _fail(self, error: Exception) -> None:
         """Tells of a frame without a result; the objects are as they were before it.
@@ -411,7 +447,12 @@ class TrackerNode(LifecycleNode):
         return 1e-6 * (self.get_clock().now().nanoseconds - stamp_ns(header.stamp))
 
     def _frame_stats(
-        self, header: Header, outcome: Outcome, waited_s: float, publish_ms: float
+        self,
+        header: Header,
+        outcome: Outcome,
+        waited_s: float,
+        publish_ms: float,
+        latency_ms: float,
     ) -> FrameStats:
         stages = dict(outcome.result.stage_ms) if outcome.result else {}
         counts = self._worker.counts if self._worker is not None else None
@@ -422,7 +463,7 @@ class TrackerNode(LifecycleNode):
             postprocess_ms=stages.pop("postprocess", 0.0),
             inference_ms=float(sum(stages.values())),
             publish_ms=publish_ms,
-            latency_ms=self._latency_ms(header),
+            latency_ms=latency_ms,
             fps=self._health.fps(),
             objects=len(outcome.states),
             gpu_memory_mb=gpu_memory_mb(self._device),

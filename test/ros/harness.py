@@ -82,7 +82,7 @@ class Tester:
             PromptResult,
             f"{tracker}/prompt_result",
             lambda answer: self.heard.answers.update({answer.request_id: answer}),
-            profile(10, transient_local=True),
+            profile(100, transient_local=True),
         )
         self.node.create_subscription(
             Log,

@@ -202,6 +202,7 @@ def test_prompts_at_200_hz(fresh: Tester, scene: Scene) -> None:
     assert [o.id for o in fresh.heard.objects[stamp].objects] == [1]
     assert rate > 100
     answered = sum(r in fresh.heard.answers for r in requests)
+    assert answered > 50
     codes = {fresh.heard.answers[r].code for r in requests if r in fresh.heard.answers}
     assert codes <= {PromptResult.OK, PromptResult.BUSY, PromptResult.BAD_COORDS}
     tell(f"{rate:.0f} prompts/s, {answered} of {len(requests)} answered in time")

@@ -158,7 +158,10 @@ def test_a_bad_prompt_is_answered_and_changes_nothing(
 
 
 BAD_IMAGES = {
-    "encoding": (Image(width=4, height=2, step=8, encoding="yuv422", data=[0] * 16), "yuv422"),
+    "encoding": (
+        Image(width=4, height=2, step=16, encoding="32FC1", data=[0] * 32),
+        "'32FC1' is not supported",
+    ),
     "no pixels": (Image(encoding="rgb8"), "got 0x0"),
     "cut": (Image(width=4, height=2, step=12, encoding="rgb8", data=[0] * 20), "24 bytes, got 20"),
     "step": (Image(width=4, height=2, step=4, encoding="rgb8", data=[0] * 24), "row step 4"),
