@@ -202,7 +202,7 @@ def table(found: Found, plans: Mapping[str, TrainPlan], args: argparse.Namespace
         "| row | seeds | J&F | to SAM2-nano | "
         + " | ".join(f"{name} ({objects[name]})" for name in SUBSETS[1:])
         + " | seen | absent |",
-        "|---" * (6 + len(SUBSETS)) + "|",
+        "|---" * (5 + len(SUBSETS)) + "|",
     ]
     first = found.get("SAM2-nano", [])
     for name, runs in found.items():
