@@ -284,36 +284,12 @@ class Stream:
                 "STALE_FRAME",
                 "a correction is for the newest frame; send it with stamp 0, or prompt afresh",
             )
-        prompts = self._late_prompts(order, size_hw, rgb, then, batch)
-        for prompt in prompts:
-            _check_joins(prompt, then)
-        for prompt in prompts:
-            _put(prompt, then)
-            then.max_frames[prompt.object_id] = order.max_frames
-        answer = _answer(order, "OK", "tracking, from an earlier frame on")
-        answer.object_id = prompts[0].object_id
-        then.answers.append(answer)
-        then.accepted.append(answer)
-
-    def _late_prompts(
-        self,
-        order: PromptMsg,
-        size_hw: tuple[int, int],
-        rgb: Pixels,
-        then: _Batch,
-        batch: _Batch,
-    ) -> list[Prompt]:
-        """Reads a prompt for a frame of the ring, which may be smaller than the image was."""
+        # Of the ring's picture, which may be smaller than the image was.
+        there = (rgb.shape[0], rgb.shape[1])
         asked = (*batch.prompts, *then.prompts)
         taken = [*self.tracker.object_ids, *(p.object_id for p in asked)]
-        prompts = [
-            resized(prompt, size_hw, (rgb.shape[0], rgb.shape[1]))
-            for prompt in self._read(order, size_hw, taken)
-        ]
-        for prompt in prompts:
-            self._check(prompt, (rgb.shape[0], rgb.shape[1]))
-        self._check_count([*taken, *(prompt.object_id for prompt in prompts)])
-        return prompts
+        prompts = [resized(p, size_hw, there) for p in self._read(order, size_hw, taken)]
+        self._admit(order, prompts, there, taken, then)
 
     def _take(self, order: PromptMsg, size_hw: tuple[int, int], batch: _Batch) -> None:
         """Carries out an order to forget; checks one to add and puts it into the batch."""
@@ -368,6 +344,28 @@ class Stream:
         prompts = self._read(order, size_hw, taken)
         # An object that is new on this very frame was not seen yet: the clicks join its prompt.
         prompts = [replace(p, refine=False) if _earlier(p, batch) else p for p in prompts]
+        self._admit(order, prompts, size_hw, taken, batch)
+
+    def _admit(
+        self,
+        order: PromptMsg,
+        prompts: Sequence[Prompt],
+        size_hw: tuple[int, int],
+        taken: Sequence[int],
+        batch: _Batch,
+    ) -> None:
+        """Checks an order's prompts and puts them into the batch of their frame, or none of them.
+
+        Args:
+            order: Gets the answer.
+            prompts: Read from it.
+            size_hw: (height, width) of the picture that they are for.
+            taken: Ids that are in use.
+            batch: Of that picture.
+
+        Raises:
+            PromptError: If one of them cannot be.
+        """
         for prompt in prompts:
             self._check(prompt, size_hw)
             if order.action != PromptMsg.REPLACE:

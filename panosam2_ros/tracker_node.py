@@ -277,7 +277,9 @@ class TrackerNode(LifecycleNode):
 
     def _on_reset(self, request: Trigger.Request, answer: Trigger.Response) -> Trigger.Response:
         answer.success = self._worker is not None
-        answer.message = "all objects are dropped" if answer.success else "the node is not active"
+        answer.message = (
+            "all objects are being dropped" if answer.success else "the node is not active"
+        )
         self._on_prompt(PromptMsg(action=PromptMsg.RESET))
         return answer
 
@@ -292,10 +294,10 @@ class TrackerNode(LifecycleNode):
     def _on_image(self, image: AnyImage) -> None:
         if self._worker is None or self._stream is None:
             return
-        values = self._values
+        most = int(self._values["max_image_megapixels"] * 1e6)
         self._arrived += 1
         try:
-            check_input(image, int(values["max_image_megapixels"] * 1e6))
+            check_input(image, most)
         except ImageError as error:
             self._worker.reject_frame()
             self._health.last_error = str(error)
@@ -306,8 +308,8 @@ class TrackerNode(LifecycleNode):
         if self._health.paused:
             self._worker.skip_frame()
             return
-        self._stream.ring.put(image, int(values["max_image_megapixels"] * 1e6))
-        if self._arrived % values["every_nth_frame"] or self._is_too_old(image):
+        self._stream.ring.put(image, most)
+        if self._arrived % self._values["every_nth_frame"] or self._is_too_old(image):
             self._worker.skip_frame()
         else:
             self._worker.put_frame(image)
@@ -318,10 +320,8 @@ class TrackerNode(LifecycleNode):
 
     def _complain(self, text: str) -> None:
         """Logs an error, but not with every image; from either thread."""
-        now, kind = (
-            time.monotonic(),
-            re.sub(r"\d+", "#", text),
-        )  # sizes differ from one to the next
+        now = time.monotonic()
+        kind = re.sub(r"\d+", "#", text)  # sizes differ from one image to the next
         with self._complaining:
             silent = now - self._complaints.get(kind, -math.inf) < _COMPLAIN_EVERY_S
             if not silent:

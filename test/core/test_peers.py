@@ -14,7 +14,7 @@ import torch
 from recordings import scene, write_davis
 from sam2.build_sam import build_sam2_video_predictor
 from sam2.sam2_video_predictor import SAM2VideoPredictor
-from upstream import SIZE, ask, build_predictor, make_video
+from upstream import SIZE, ask, build_predictor, make_video, save_checkpoint
 
 from panosam2_core import CheckpointError, load_model
 from panosam2_core.data.clips import ClipFrame
@@ -32,15 +32,8 @@ COMPARED = 9  # more than the 7 frames whose maps SAM2 keeps
 
 
 @pytest.fixture(scope="module")
-def plain() -> SAM2VideoPredictor:
-    return build_predictor("hiera_t")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(plain: SAM2VideoPredictor, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "sam2.1_hiera_tiny.pt"
-    torch.save({"model": plain.state_dict()}, path)
-    return path
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_checkpoint(build_predictor("hiera_t"), tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="module")

@@ -188,6 +188,25 @@ def test_source_clip_and_prompt_are_independent_choices() -> None:
     assert np.abs(correlation - np.eye(4)).max() < 0.2
 
 
+def test_a_plan_may_train_without_parts_and_with_plain_edges(tmp_path: Path) -> None:
+    network = {"pc_blocks": False, "previous_mask": False, "long_memory": False}
+    plan = dataclasses.replace(PLAN, init="shipped", network=network)
+    made = trainer(tmp_path / "without", plan)
+    new = [k for k in made.model.state_dict() if k.startswith(("pano_decoder.", "lsmm."))]
+    assert new == []
+    key = "sam_mask_decoder.iou_token.weight"
+    assert torch.equal(made.model.state_dict()[key], read_weights(NANO)[0][key].float())
+    # The same network and clip: only what the edges do differs.
+    losses = {}
+    for pano in (True, False):
+        one = trainer(tmp_path / str(pano), dataclasses.replace(plan, pano=pano))
+        one.model.set_input_size(STAGE.input_size)
+        losses[pano] = one.train_step([sample()], STAGE)["loss"]
+    assert losses[True] != losses[False]
+    with pytest.raises(ConfigError, match="unknown keys"):
+        dataclasses.replace(PLAN, network={"pc_block": False})
+
+
 def test_a_resumed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     whole = trainer(tmp_path / "whole")
     whole.run(workers=0)

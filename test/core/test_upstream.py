@@ -25,6 +25,7 @@ from upstream import (
     logits_in,
     make_video,
     our_logits,
+    save_checkpoint,
     track_to,
     upstream_logits,
 )
@@ -41,9 +42,7 @@ def predictor() -> SAM2VideoPredictor:
 
 @pytest.fixture(scope="module")
 def checkpoint(predictor: SAM2VideoPredictor, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "sam2.1_hiera_tiny.pt"
-    torch.save({"model": predictor.state_dict()}, path)
-    return path
+    return save_checkpoint(predictor, tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="module")

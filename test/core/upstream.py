@@ -36,6 +36,13 @@ def build_predictor(variant: str, family: str = "sam2.1") -> SAM2VideoPredictor:
     return model.eval()
 
 
+def save_checkpoint(predictor: SAM2VideoPredictor, folder: Path) -> Path:
+    """Write the weights as Meta publishes them."""
+    path = folder / "sam2.1_hiera_tiny.pt"
+    torch.save({"model": predictor.state_dict()}, path)
+    return path
+
+
 def make_video(folder: Path) -> Frames:
     """Write JPEG files as the predictor reads them, and return what is in them."""
     generator = np.random.default_rng(5)
