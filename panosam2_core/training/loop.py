@@ -27,11 +27,12 @@ from panosam2_core.model import PanoSAM2
 from panosam2_core.training.board import Board
 from panosam2_core.training.checkpoint import save_training_state, save_weights
 from panosam2_core.training.imagenet import load_imagenet_trunk
+from panosam2_core.training.opening import make_source
 from panosam2_core.training.parallel import average_gradients, average_metrics
 from panosam2_core.training.plan import Stage, TrainPlan
 from panosam2_core.training.rollout import PROMPT_KINDS, Chunk, Schedule, losses_in, rollout
 from panosam2_core.training.samples import Batches, Sample
-from panosam2_core.training.sources import choices, make_source
+from panosam2_core.training.sources import choices
 
 logger = logging.getLogger(__name__)
 
@@ -246,7 +247,8 @@ class Trainer:
         generator = choices(plan.seed, "prompts and draws", number)
         torch.manual_seed(int(generator.integers(2**63)))  # of dropout
         prompt = PROMPT_KINDS[generator.choice(len(PROMPT_KINDS), p=plan.prompts)]
-        schedule = Schedule(prompt, stage.truth_every, stage.long_frames, stage.bptt, plan.pano)
+        pano = plan.pano and sample.closed
+        schedule = Schedule(prompt, stage.truth_every, stage.long_frames, stage.bptt, pano)
         config = dataclasses.replace(
             plan.loss,
             other_masks=stage.other_masks,

@@ -28,6 +28,9 @@ _CHOICES = {
 }
 
 
+VIEWS = ("sphere", "local")
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """A dataset to train on.
@@ -40,6 +43,7 @@ class DataConfig:
         label_topic: of recordings; ``None``: the only one that ends in ``label_image``.
         weight: chance of being drawn from, up to a factor.
         step: (least, greatest) distance between the frames of a clip, in labelled frames.
+        view: ``sphere``, whole panoramas, or ``local``, the tracker's local views of an object.
     """
 
     kind: str = "auto"
@@ -49,6 +53,7 @@ class DataConfig:
     label_topic: str | None = None
     weight: float = 1.0
     step: tuple[int, int] = (1, 1)
+    view: str = "sphere"
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -56,6 +61,8 @@ class DataConfig:
             raise ConfigError(
                 f"data: unknown kind {self.kind!r}; expected synthetic, auto, {', '.join(KINDS)}"
             )
+        if self.view not in VIEWS:
+            raise ConfigError(f"data: view must be one of {VIEWS}, got {self.view!r}")
         if self.kind != "synthetic" and not self.path:
             raise ConfigError("data: expected a path; on the command line: data.0.path=PATH")
         if not (self.weight > 0 and 1 <= self.step[0] <= self.step[1]):

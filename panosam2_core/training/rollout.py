@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -143,7 +144,9 @@ def _prompt(
     if kind == "mask":
         full = resize_wrap(masks[:, None], model.input_size, pano=pano)
         return prompt_masks(model, features, (full > 0.5).float(), pano=pano)
-    make = _random_point if kind == "point" else _jittered_box
+    make: Callable[..., Tensor] = (
+        _random_point if kind == "point" else partial(_jittered_box, pano=sample.closed)
+    )
     xy = torch.stack([make(mask.cpu() > 0.5, generator) for mask in masks]) * LOSS_STRIDE
     labels = [1] if kind == "point" else [2, 3]
     tensor = torch.tensor(labels, dtype=torch.int32, device=masks.device).expand(len(masks), -1)
@@ -159,10 +162,10 @@ def _random_point(mask: Tensor, generator: np.random.Generator) -> Tensor:
     return torch.stack([cols[pick], rows[pick]])[None] + 0.5
 
 
-def _jittered_box(mask: Tensor, generator: np.random.Generator) -> Tensor:
+def _jittered_box(mask: Tensor, generator: np.random.Generator, *, pano: bool) -> Tensor:
     """(2, 2) corners of the mask's box, moved by up to 10 % of its size, past the seam if so."""
     width = mask.shape[1]
-    left, columns = circular_interval(mask.any(dim=0).numpy(), pano=True)
+    left, columns = circular_interval(mask.any(dim=0).numpy(), pano=pano)
     rows = torch.nonzero(mask.any(dim=1)).flatten()
     corners = torch.tensor(
         [[float(left), float(rows[0])], [float(left + columns), float(rows[-1]) + 1]]
@@ -189,7 +192,7 @@ def _loss(
     decoded: Decoded, sample: Sample, frame: int, config: LossConfig, *, pano: bool
 ) -> FrameLoss:
     size = (sample.masks.shape[-2], sample.masks.shape[-1])
-    weights = resize_wrap(sample.weights[frame][:, None], size, pano=True)[:, 0]
+    weights = resize_wrap(sample.weights[frame][:, None], size, pano=sample.closed)[:, 0]
     seen = sample.visible[frame]
     return frame_loss(decoded, sample.masks[frame], weights, seen, config, pano=pano)
 

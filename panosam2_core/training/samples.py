@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
+from panosam2_core.data.clips import DataError
 from panosam2_core.losses.distortion import DistortionConfig, distortion_weights
 from panosam2_core.training.sources import LOSS_STRIDE, Drawn, Source
 
@@ -28,6 +29,7 @@ class Sample(NamedTuple):
         image_index: (B,) long, the clip each object belongs to.
         name: of the clips, for error messages.
         skipped: what was broken and passed over.
+        closed: whether the frames are panoramas whose left and right edges meet.
     """
 
     images: Tensor
@@ -37,6 +39,7 @@ class Sample(NamedTuple):
     image_index: Tensor
     name: str
     skipped: tuple[str, ...] = ()
+    closed: bool = True
 
     def to(self, device: torch.device) -> Sample:
         """Move the tensors.
@@ -48,7 +51,7 @@ class Sample(NamedTuple):
             The sample there.
         """
         images, masks, weights, visible, index = (t.to(device) for t in self[:5])
-        return Sample(images, masks, weights, visible, index, self.name, self.skipped)
+        return Sample(images, masks, weights, visible, index, *self[5:])
 
 
 class Batches(IterableDataset[Sample]):
@@ -99,16 +102,20 @@ class Batches(IterableDataset[Sample]):
         """
         first = number * self.clips
         drawn = [self.source.draw(index) for index in range(first, first + self.clips)]
+        closed = drawn[0].closed
+        if any(clip.closed is not closed for clip in drawn):
+            raise DataError(f"batch {number} mixes panoramas and local views; give it one source")
         masks = torch.cat([_masks(clip) for clip in drawn], dim=1)
         rows = [torch.full((len(clip.ids),), row) for row, clip in enumerate(drawn)]
         return Sample(
             images=torch.stack([clip.images for clip in drawn]),
             masks=masks,
-            weights=_weights(masks, self.distortion),
+            weights=_weights(masks, self.distortion if closed else None),
             visible=(masks > 0.5).flatten(2).sum(dim=2) >= MIN_VISIBLE,
             image_index=torch.cat(rows),
             name=", ".join(clip.name for clip in drawn),
             skipped=tuple(text for clip in drawn for text in clip.skipped),
+            closed=closed,
         )
 
 
@@ -117,7 +124,10 @@ def _masks(clip: Drawn) -> Tensor:
     return F.avg_pool2d(torch.stack(list(full), dim=1).float(), LOSS_STRIDE)
 
 
-def _weights(masks: Tensor, config: DistortionConfig) -> Tensor:
+def _weights(masks: Tensor, config: DistortionConfig | None) -> Tensor:
+    """Distortion-guided weights; equal ones without a config, where nothing is distorted."""
     coarse = F.avg_pool2d(masks, WEIGHT_STRIDE // LOSS_STRIDE) > 0.5
+    if config is None:
+        return torch.ones_like(coarse, dtype=masks.dtype)
     flat = coarse.flatten(0, 1)
     return torch.stack([distortion_weights(m, config) for m in flat]).reshape(coarse.shape)

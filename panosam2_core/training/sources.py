@@ -6,10 +6,8 @@ process and after whatever interruption it is drawn.
 
 from __future__ import annotations
 
-import logging
 import zlib
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import cv2
@@ -20,11 +18,7 @@ from torch import Tensor
 
 from panosam2_core.data.augment import AugmentConfig, augment
 from panosam2_core.data.clips import Clip, ClipFrame, DataError
-from panosam2_core.data.datasets import open_clips
 from panosam2_core.data.synthetic import SyntheticWorld, WorldConfig
-from panosam2_core.training.plan import DataConfig, Stage, TrainPlan
-
-logger = logging.getLogger(__name__)
 
 MIN_PIXELS = 96  # of the network's input; fewer are no fair prompt
 ATTEMPTS = 20  # other clips that are tried when one begins without an object
@@ -55,6 +49,7 @@ class Drawn(NamedTuple):
         ids: objects that are large enough on the first frame to be prompted, best first.
         name: of the clip and its frames, for error messages.
         skipped: what was broken and passed over on the way.
+        closed: whether the frames are panoramas whose left and right edges meet.
     """
 
     images: Tensor
@@ -62,6 +57,7 @@ class Drawn(NamedTuple):
     ids: tuple[int, ...]
     name: str
     skipped: tuple[str, ...] = ()
+    closed: bool = True
 
 
 class Source(Protocol):
@@ -231,10 +227,13 @@ class Mixture:
         sources: at least one.
         weights: chances, up to a factor.
         seed: of the choices.
+        block: clips in a row that come from the same source; those of a batch do.
     """
 
-    def __init__(self, sources: Sequence[Source], weights: Sequence[float], seed: int) -> None:
-        self.sources, self.seed = sources, seed
+    def __init__(
+        self, sources: Sequence[Source], weights: Sequence[float], seed: int, block: int = 1
+    ) -> None:
+        self.sources, self.seed, self.block = sources, seed, block
         self.shares = np.array(weights, np.float64) / sum(weights)
 
     def draw(self, number: int) -> Drawn:
@@ -246,55 +245,8 @@ class Mixture:
         Returns:
             The clip, of one of the sources.
         """
-        generator = choices(self.seed, "mixture", number)
+        generator = choices(self.seed, "mixture", number // self.block)
         return self.sources[generator.choice(len(self.sources), p=self.shares)].draw(number)
-
-
-def make_source(plan: TrainPlan, stage: Stage) -> Source:
-    """Open what a stage is trained on.
-
-    Args:
-        plan: of the run.
-        stage: of the plan.
-
-    Returns:
-        The source.
-
-    Raises:
-        DataError: when a dataset cannot be opened.
-    """
-    makers: dict[bool, Callable[[DataConfig], Source]] = {
-        True: lambda _: SyntheticSource(stage.world_config(), "train", stage.objects, plan.seed),
-        False: lambda data: _recorded(data, plan, stage),
-    }
-    sources = [makers[data.kind == "synthetic"](data) for data in plan.data]
-    return Mixture(sources, [data.weight for data in plan.data], plan.seed)
-
-
-def _recorded(data: DataConfig, plan: TrainPlan, stage: Stage) -> ClipSource:
-    clips = open_clips(
-        Path(data.path),
-        data.kind,
-        split=data.split,
-        image_topic=data.image_topic,
-        label_topic=data.label_topic,
-    )
-    logger.info(
-        "%s: %d clips, %d labelled frames",
-        data.path,
-        len(clips),
-        sum(len(clip.annotated) for clip in clips),
-    )
-    return ClipSource(
-        clips,
-        frames=stage.num_frames,
-        step=data.step,
-        size=stage.input_size,
-        objects=stage.objects,
-        augmentation=plan.augment,
-        seed=plan.seed,
-        skip_broken=plan.on_error == "skip",
-    )
 
 
 def _large(labels: Tensor, ids: Sequence[int]) -> list[int]:
