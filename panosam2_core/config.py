@@ -72,6 +72,7 @@ class ModelConfig:
 
 
 PROMPT_VIEWS = ("sphere", "auto")
+VIEWS = ("auto", "sphere", "local")
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,12 @@ class TrackerConfig:
         long_spacing: least distance in frames between two drawn long-term frames in the
             deterministic mode. Paper silent; chosen so that the draws differ in appearance.
         half_maps: store memory maps in bfloat16, as SAM2 does; halves the state.
+        view: what the network is shown of a closed panorama: ``sphere``, always the whole of it;
+            ``local``, small objects in a crop of their own that follows them; ``auto``, likewise,
+            and what gets lost in its crop is searched for everywhere
+            (:mod:`panosam2_core.zoom`).
+        max_local_views: objects that are followed in crops at a time; each costs an encoding per
+            frame. Further ones are followed on the panorama.
         prompt_view: where clicks and boxes that say what an object is are resolved on closed
             panoramas: ``sphere``, the whole panorama, or ``auto``, a view about them where the
             object is small (:mod:`panosam2_core.prompt_view`).
@@ -101,6 +108,11 @@ class TrackerConfig:
             the camera's own turning included. On closed panoramas, what a mask shows beyond that
             is left out unless it hangs together with what is within; 0 switches this off. Paper
             silent; see :mod:`panosam2_core.motion`.
+        least_score: IoU that the network must predict for its mask while it follows an object on
+            a closed panorama; under it the object counts as hidden. 0: believe every mask. Paper
+            silent; chosen because what covers an object is taken for it else, with a low score.
+        remember_hidden: keep frames in memory on which the object was not seen, as SAM2 does. Off,
+            on closed panoramas: only what was seen is remembered (as in DAM4SAM).
         seed: ``None``: deterministic draws. A number: the paper's Algorithm 1, seeded.
     """
 
@@ -115,8 +127,12 @@ class TrackerConfig:
     long_capacity: int = 512
     long_spacing: int = 8
     half_maps: bool = True
+    view: str = "auto"
+    max_local_views: int = 4
     prompt_view: str = "auto"
     motion_gate_deg: float = 12.0
+    least_score: float = 0.5
+    remember_hidden: bool = False
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -125,10 +141,9 @@ class TrackerConfig:
         Raises:
             ConfigError: naming the field, its range and the value.
         """
-        if self.prompt_view not in PROMPT_VIEWS:
-            raise ConfigError(
-                f"prompt_view must be one of {PROMPT_VIEWS}, got {self.prompt_view!r}"
-            )
+        for name, known in {"prompt_view": PROMPT_VIEWS, "view": VIEWS}.items():
+            if getattr(self, name) not in known:
+                raise ConfigError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
         if self.seed is not None and self.seed < 0:
             raise ConfigError(f"seed must be None or at least 0, got {self.seed}")
         if not math.isfinite(self.mask_threshold):
@@ -138,8 +153,10 @@ class TrackerConfig:
         ranges = {
             "occluded_below": (0.0, 1.0),
             "motion_gate_deg": (0.0, 180.0),
+            "least_score": (0.0, 1.0),
             "lost_after_frames": (0, 10**9),
             "max_objects": (1, 1024),
+            "max_local_views": (1, 1024),
             "max_prompted": (1, 64),
             "long_frames": (0, 8),
             "long_capacity": (1, 10**6),

@@ -28,7 +28,7 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from panosam2_core.build import load_model
-from panosam2_core.config import PROMPT_VIEWS, TrackerConfig
+from panosam2_core.config import PROMPT_VIEWS, VIEWS, TrackerConfig
 from panosam2_core.data.clips import DataError
 from panosam2_core.data.datasets import KINDS, open_clips
 from panosam2_core.data.synthetic import SyntheticWorld
@@ -49,7 +49,7 @@ from panosam2_core.tracker import PanoTracker
 
 TRACKERS = ("panosam2", "panosam2_bfov", "sam2", "sam2_bfov")
 NETWORK_PARTS = {"pc-blocks": "pc_blocks", "previous-mask": "previous_mask"}
-PARTS = (*NETWORK_PARTS, "long-memory", "motion-gate", "prompt-view", "wrap")
+PARTS = (*NETWORK_PARTS, "long-memory", "motion-gate", "prompt-view", "local-views", "wrap")
 
 COLUMNS = {
     "objects": "n",
@@ -128,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--clips", type=int, default=0, help="how many; 0: all (of synthetic val: 20)")
     add("--long-frames", type=int, default=2, help="N_l of LSMM; 0: off")
     view, gate = TrackerConfig.prompt_view, TrackerConfig.motion_gate_deg
+    add("--view", choices=VIEWS, default=TrackerConfig.view, help="what the network is shown")
     add("--prompt-view", choices=PROMPT_VIEWS, default=view, help="where prompts are resolved")
     add("--motion-gate", type=float, default=gate, metavar="DEG", help="per frame; 0: off")
     add("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")
@@ -159,6 +160,7 @@ def _predictor(args: argparse.Namespace) -> tuple[Predictor, dict[str, Any]]:
         "tracker": args.tracker,
         "without": args.without,
         "model": args.model,
+        "view": args.view,
         "prompt": args.prompt,
         "input_size": list(size),
     }
@@ -174,6 +176,7 @@ def _ours(args: argparse.Namespace) -> tuple[Callable[[], Predictor], tuple[int,
     config = TrackerConfig(
         pano="wrap" not in off,
         long_frames=0 if "long-memory" in off else args.long_frames,
+        view="sphere" if {"local-views", "wrap"} & off else args.view,
         prompt_view="sphere" if "prompt-view" in off else args.prompt_view,
         motion_gate_deg=0.0 if "motion-gate" in off else args.motion_gate,
     )

@@ -31,7 +31,7 @@ class IgnoredRegion:
             raise ConfigError(
                 "the ignored region is the whole picture; true means ignored, so nothing is left"
             )
-        self._share = torch.from_numpy(mask.astype(np.float32))[None, None].to(device)
+        self.share = torch.from_numpy(mask.astype(np.float32))[None, None].to(device)
         self._sizes: dict[tuple[int, int], Tensor] = {}
 
     def at(self, size_hw: tuple[int, int]) -> Tensor:
@@ -46,7 +46,7 @@ class IgnoredRegion:
         if size_hw not in self._sizes:
             if len(self._sizes) > 4:  # a stream has a frame's size and the network's
                 self._sizes.clear()
-            share = torch.nn.functional.interpolate(self._share, size_hw, mode="area")[0, 0]
+            share = torch.nn.functional.interpolate(self.share, size_hw, mode="area")[0, 0]
             self._sizes[size_hw] = share >= 0.5
         return self._sizes[size_hw]
 

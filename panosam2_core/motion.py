@@ -2,7 +2,7 @@
 
 Paper silent; chosen because a network that finds an object by its looks also finds others that
 look like it, and memory then makes them part of the object. SAMURAI (arXiv 2411.11922) reasons
-likewise with boxes; here it is the mask itself, on the sphere. For closed panoramas.
+likewise with boxes; here it is the mask itself, on the sphere.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from panosam2_core.model import MASK_STRIDE, PointPrompts
 
 OUTSIDE = -10.0  # logit of what is not the object, as that of a mask prompt
 PROMPT_MARGIN = math.radians(3.0)  # of clicks and boxes, which are drawn by hand
+WHOLE_SPHERE = (2 * math.pi, math.pi)  # width and height of a panorama
 _BURST = 16  # steps of the flood between two looks at whether it still spreads
 
 
@@ -46,12 +47,20 @@ def prompt_region(prompts: PointPrompts, size_hw: tuple[int, int]) -> Tensor:
     return region.to(prompts.xy.device)
 
 
-def spread(region: Tensor, radians: Sequence[float]) -> Tensor:
-    """Grow regions of a panorama by angles.
+def spread(
+    region: Tensor,
+    radians: Sequence[float],
+    fov: tuple[float, float] = WHOLE_SPHERE,
+    *,
+    wraps: bool = True,
+) -> Tensor:
+    """Grow regions of a panorama, or of a crop in local longitude and latitude, by angles.
 
     Args:
         region: (B, 1, H, W) bool.
         radians: B angles, at least 0.
+        fov: (width, height) in radians that it spans.
+        wraps: its left and right edges meet.
 
     Returns:
         (B, 1, H, W) bool: every pixel that can be reached by going the angle along the column
@@ -60,33 +69,35 @@ def spread(region: Tensor, radians: Sequence[float]) -> Tensor:
     """
     height, width = region.shape[-2:]
     _, lat = lonlat_grid((height, width), region.device)
+    per_column = fov[0] / width * (lat * (fov[1] / math.pi)).cos()
     grown = []
     for one, angle in zip(region, radians, strict=True):
-        rows = min(height, max(1, math.ceil(angle / (math.pi / height))))
+        rows = min(height, max(1, math.ceil(angle / (fov[1] / height))))
         tall = F.max_pool2d(one[None].float(), (2 * rows + 1, 1), 1, (rows, 0))[0, 0]
-        per_column = 2 * math.pi / width * lat.cos()
-        columns = (angle / per_column).ceil().clamp(1, width // 2).long()
-        grown.append(_widen(tall, columns))
+        columns = (angle / per_column).ceil().clamp(1, width // 2 if wraps else width).long()
+        grown.append(_widen(tall, columns, wraps=wraps))
     return torch.stack(grown)[:, None]
 
 
-def _widen(mask: Tensor, columns: Tensor) -> Tensor:
-    """(H, W) mask above 0, grown to both sides by (H,) columns, at most half the width."""
+def _widen(mask: Tensor, columns: Tensor, *, wraps: bool) -> Tensor:
+    """(H, W) mask above 0, grown to both sides by (H,) columns, at most the margin's width."""
     width = mask.shape[-1]
-    half = width // 2
-    total = F.pad(wrap_pad(mask, half).cumsum(dim=1), (1, 0))
-    here = torch.arange(width, device=mask.device) + half
+    margin = width // 2 if wraps else width
+    padded = wrap_pad(mask, margin) if wraps else F.pad(mask, (margin, margin))
+    total = F.pad(padded.cumsum(dim=1), (1, 0))
+    here = torch.arange(width, device=mask.device) + margin
     reach = columns[:, None]
     found = total.gather(1, here + reach + 1) - total.gather(1, here - reach)
     return found > 0.5
 
 
-def connected(mask: Tensor, seeds: Tensor) -> Tensor:
+def connected(mask: Tensor, seeds: Tensor, *, wraps: bool = True) -> Tensor:
     """Parts of a mask that hang together with seeds, across the seam too.
 
     Args:
         mask: (B, 1, H, W) bool.
         seeds: (B, 1, H, W) bool.
+        wraps: the left and right edges meet.
 
     Returns:
         (B, 1, H, W) bool, the 8-connected components of ``mask`` that a seed lies in.
@@ -96,21 +107,23 @@ def connected(mask: Tensor, seeds: Tensor) -> Tensor:
     while True:
         before = flood
         for _ in range(_BURST):
-            flood = F.max_pool2d(wrap_pad(flood, 1), 3, 1, (1, 0)) * allowed
+            padded = wrap_pad(flood, 1) if wraps else F.pad(flood, (1, 1))
+            flood = F.max_pool2d(padded, 3, 1, (1, 0)) * allowed
         if torch.equal(flood, before):
             return flood > 0
 
 
-def keep_near(logits: Tensor, near: Tensor) -> Tensor:
+def keep_near(logits: Tensor, near: Tensor, *, wraps: bool = True) -> Tensor:
     """Take out of masks what does not hang together with where the objects may be.
 
     Args:
         logits: (B, 1, H, W), above 0 inside the mask.
         near: (B, 1, H, W) bool, where the objects may be.
+        wraps: the left and right edges meet.
 
     Returns:
         Like ``logits``; what is left out gets :data:`OUTSIDE`.
     """
     mask = logits > 0
-    stray = mask & ~connected(mask, near)
+    stray = mask & ~connected(mask, near, wraps=wraps)
     return torch.where(stray, logits.new_tensor(OUTSIDE), logits)

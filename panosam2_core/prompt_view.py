@@ -13,10 +13,9 @@ import math
 import torch
 from torch import Tensor
 
-from panosam2_core.geometry.bfov import BFoV, crop, uncrop
+from panosam2_core.geometry.bfov import BFoV, crop
 from panosam2_core.geometry.erp import pixel_to_ray, ray_to_lonlat, rotation
-from panosam2_core.model import MASK_STRIDE, Decoded, PanoSAM2, PointPrompts
-from panosam2_core.motion import OUTSIDE
+from panosam2_core.model import Decoded, PanoSAM2, PointPrompts
 from panosam2_core.step import prompt_points
 
 CLICK_FOV = math.radians(40.0)  # height of the view about clicks
@@ -26,7 +25,7 @@ SMALL = math.radians(20.0)  # a larger object is found as well or better on the 
 EDGE_STEPS = 9  # points per edge of a box, which is no box in another chart
 
 
-def look(model: PanoSAM2, frame: Tensor, prompts: PointPrompts) -> Decoded | None:
+def look(model: PanoSAM2, frame: Tensor, prompts: PointPrompts) -> tuple[Decoded, BFoV] | None:
     """Segment an object from clicks or a box in a view about them.
 
     Args:
@@ -35,27 +34,24 @@ def look(model: PanoSAM2, frame: Tensor, prompts: PointPrompts) -> Decoded | Non
         prompts: of one object, in pixels of the panorama at the network's input size.
 
     Returns:
-        The mask on the panorama, with the view's scores; its pointer is the view's too. ``None``
-        when the panorama is the better place: the object is large (see
-        ``benchmarks/prompt_view.py``), or its prompts lie farther apart than the view is wide.
+        The mask as decoded in the view, and the view. ``None`` when the panorama is the better
+        place: the object is large (see ``benchmarks/prompt_view.py``), or its prompts lie farther
+        apart than the view is wide.
     """
     size = (model.input_size[0], model.input_size[1])
     view = _view(prompts, size)
     if view is None:
         return None
-    placed = _into_view(prompts, view, size)
+    placed = into_view(prompts, view, size)
     if placed is None:
         return None
     images = model.normalize(crop(frame, view, size), pano=False)
     features = model.encode_image(images, pano=False)
     decoded = prompt_points(model, features, placed, pano=False)
-    if _extent(decoded.logits[0, 0] > 0, view) > SMALL:
+    mask = decoded.logits[0, 0] > 0
+    if not bool(mask.any()) or _extent(mask, view) > SMALL:
         return None
-    on_panorama = (size[0] // MASK_STRIDE, size[1] // MASK_STRIDE)
-    logits = uncrop(decoded.logits.float(), view, on_panorama, OUTSIDE)
-    if not bool((logits > 0).any()):
-        return None
-    return decoded._replace(logits=logits)
+    return decoded, view
 
 
 def _view(prompts: PointPrompts, size_hw: tuple[int, int]) -> BFoV | None:
@@ -84,8 +80,17 @@ def _extent(mask: Tensor, view: BFoV) -> float:
     return max(high, wide)
 
 
-def _into_view(prompts: PointPrompts, view: BFoV, size_hw: tuple[int, int]) -> PointPrompts | None:
-    """The prompts in pixels of the view; ``None`` when one lies outside."""
+def into_view(prompts: PointPrompts, view: BFoV, size_hw: tuple[int, int]) -> PointPrompts | None:
+    """Find prompts in a view.
+
+    Args:
+        prompts: of one object, in pixels of the panorama.
+        view: twice as wide as high, of the panorama's size in pixels.
+        size_hw: that size.
+
+    Returns:
+        The prompts in pixels of the view, a box first; ``None`` when one lies outside.
+    """
     xy, labels = prompts.xy[0].double().cpu(), prompts.labels[0].cpu()
     box = labels >= 2
     lam, phi = _local(xy[~box], view.lon, view.lat, size_hw)

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from panosam2_core.geometry.bfov import BFoV
-from panosam2_core.geometry.region import RegionMeasure
 
 LADDER = (math.radians(60.0), math.radians(120.0))  # widths of local views
 ENTER = 0.4  # of a rung's width that an object may fill when the rung is chosen
@@ -31,6 +31,22 @@ PATIENCE = 2  # frames out of sight with the same view
 WIDENED = 6  # and then with one of twice the width, before it is given up
 
 _Vector = tuple[float, float, float]
+
+
+class Found(Protocol):
+    """What is known of a mask, see :class:`panosam2_core.geometry.region.RegionMeasure`."""
+
+    @property
+    def bearing(self) -> npt.NDArray[np.float64]:
+        """Direction in the body frame; zero for a mask that looks the same from all sides."""
+
+    @property
+    def angular_width(self) -> float:
+        """Radians."""
+
+    @property
+    def angular_height(self) -> float:
+        """Radians."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +75,7 @@ class Pursuit:
         return BFoV(math.atan2(x, z), lat, width, width / 2)
 
 
-def begin(found: RegionMeasure) -> Pursuit | None:
+def begin(found: Found) -> Pursuit | None:
     """Choose the first local view of an object.
 
     Args:
@@ -75,7 +91,7 @@ def begin(found: RegionMeasure) -> Pursuit | None:
     return Pursuit(rung, _ray(found))
 
 
-def seen(before: Pursuit, found: RegionMeasure) -> Pursuit | None:
+def seen(before: Pursuit, found: Found) -> Pursuit | None:
     """Follow an object that was seen again.
 
     Args:
@@ -118,12 +134,12 @@ def _rung(extent: float) -> int | None:
     return next(fitting, None)
 
 
-def _extent(found: RegionMeasure) -> float:
+def _extent(found: Found) -> float:
     """Width of the object in a view that is twice as wide as high."""
     return max(found.angular_width, 2 * found.angular_height)
 
 
-def _ray(found: RegionMeasure) -> _Vector:
+def _ray(found: Found) -> _Vector:
     ahead, left, up = (float(value) for value in found.bearing)
     return -left, -up, ahead
 

@@ -19,6 +19,23 @@ class ObjectState(enum.IntEnum):
 
 
 @dataclass(frozen=True)
+class View:
+    """A rectangle in longitude and latitude about a direction. Angles in radians.
+
+    Attributes:
+        lon: of the centre, left of the image centre is positive.
+        lat: of the centre, up is positive.
+        width: in local longitude.
+        height: in local latitude.
+    """
+
+    lon: float
+    lat: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True)
 class ObjectResult:
     """One object on one frame. Angles in radians, pixels of the original frame.
 
@@ -44,7 +61,9 @@ class ObjectResult:
         age: frames since the object was added (0 on that frame).
         frames_since_seen: 0 when visible.
         long_term_frames: indices of the long-term frames that this mask was made with, oldest
-            first (paper 3.2); empty on a prompted frame and where there are none yet.
+            first (paper 3.2); empty on a prompted frame, where there are none yet, and for a mask
+            found by a search.
+        view: the part of the panorama that it was looked for in; ``None``: the whole frame.
     """
 
     object_id: int
@@ -67,6 +86,7 @@ class ObjectResult:
     age: int
     frames_since_seen: int
     long_term_frames: tuple[int, ...] = ()
+    view: View | None = None
 
 
 @dataclass(frozen=True)

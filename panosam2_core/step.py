@@ -135,18 +135,34 @@ def _track(
     return conditioned, centers
 
 
-def stay_near(model: PanoSAM2, decoded: Decoded, near: Tensor) -> Decoded:
+def stay_near(model: PanoSAM2, decoded: Decoded, near: Tensor, *, pano: bool = True) -> Decoded:
     """Leave what hangs together with where the objects may be; if nothing does, they are hidden.
 
     Args:
         model: the network.
         decoded: masks of B objects.
         near: (B, 1, 4h, 4w) bool.
+        pano: circular columns.
 
     Returns:
         The masks; an object that lost all of its mask is absent in every respect.
     """
-    return _with_mask(model, decoded, keep_near(decoded.logits, near))
+    return _with_mask(model, decoded, keep_near(decoded.logits, near, wraps=pano))
+
+
+def doubt(model: PanoSAM2, decoded: Decoded, least: float) -> Decoded:
+    """Take objects for hidden whose masks the network itself does not believe.
+
+    Args:
+        model: the network.
+        decoded: masks of B objects.
+        least: predicted IoU that a mask must have.
+
+    Returns:
+        The masks; an object with a lower one is absent in every respect.
+    """
+    believed = (decoded.score >= least)[:, None, None, None]
+    return _with_mask(model, decoded, decoded.logits.where(believed, OUTSIDE))
 
 
 def leave_out(model: PanoSAM2, decoded: Decoded, ignored: Tensor) -> Decoded:

@@ -4,82 +4,40 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import math
-import time
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from panosam2_core.charts import Chart, LocalView
 from panosam2_core.config import TrackerConfig
 from panosam2_core.errors import FrameError, PromptError, SnapshotError, UnknownObjectError
-from panosam2_core.geometry.erp import resize_wrap
+from panosam2_core.frame_step import Clock, FrameStep
+from panosam2_core.geometry.bfov import BFoV
 from panosam2_core.geometry.region import RegionMeasure, measure
 from panosam2_core.ignored import IgnoredRegion
-from panosam2_core.memory.bank import FrameMemory, LongTermEntry, ObjectMemory, Observation
-from panosam2_core.memory.sampling import best_spaced, draw_by_visibility
-from panosam2_core.memory.tokens import LongDraws, layout
-from panosam2_core.model import MASK_STRIDE, Decoded, ImageFeatures, PanoSAM2, PointPrompts
-from panosam2_core.motion import OUTSIDE, PROMPT_MARGIN, prompt_region, spread
-from panosam2_core.prompt_view import look
-from panosam2_core.prompts import Prompt, box_span, check_prompt
-from panosam2_core.results import FrameResult, ObjectResult, ObjectState
-from panosam2_core.step import (
-    correct,
-    leave_out,
-    observe,
-    prompt_masks,
-    prompt_points,
-    propagate,
-    stay_near,
-)
+from panosam2_core.memory.bank import FrameMemory, LongTermEntry, ObjectMemory
+from panosam2_core.model import MASK_STRIDE, PanoSAM2
+from panosam2_core.prompts import Prompt, check_prompt
+from panosam2_core.pursuit import Pursuit
+from panosam2_core.results import FrameResult, ObjectResult, ObjectState, View
+from panosam2_core.tracks import Close, Outlook, Picture, Prediction, Track
+from panosam2_core.zoom import outlook as outlook_after
 
-
-@dataclass
-class _Track:
-    """One object of the stream."""
-
-    object_id: int
-    label: str
-    memory: ObjectMemory
-    added: int
-    last_seen: int
-
-
-_SNAPSHOT_VERSION = 2
-_SNAPSHOT_TYPES: list[Any] = [_Track, ObjectMemory, FrameMemory, LongTermEntry]
-
-
-@dataclass
-class _Prediction:
-    """One object on the current frame, still on the device."""
-
-    track: _Track
-    label: str
-    logits: Tensor  # (1, 4h, 4w)
-    score: Tensor
-    observation: Observation
-    drawn: Sequence[LongTermEntry]
-
-
-@dataclass
-class _Clock:
-    """Milliseconds per stage of one frame."""
-
-    stages: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.stages[name] += 1e3 * (time.perf_counter() - start)
+_SNAPSHOT_VERSION = 3
+_SNAPSHOT_TYPES: list[Any] = [
+    Track,
+    Close,
+    Picture,
+    Pursuit,
+    BFoV,
+    ObjectMemory,
+    FrameMemory,
+    LongTermEntry,
+]
 
 
 class PanoTracker:
@@ -117,7 +75,7 @@ class PanoTracker:
 
     def reset(self) -> None:
         """Forget all objects and start counting frames at 0."""
-        self._tracks: dict[int, _Track] = {}
+        self._tracks: dict[int, Track] = {}
         self._now = 0  # index of the frame that comes next
 
     def remove(self, object_id: int) -> None:
@@ -137,6 +95,11 @@ class PanoTracker:
         """Keep the objects but drop what depends on the order of frames (time ran backwards)."""
         for track in self._tracks.values():
             track.memory.forget_short_term()
+            if track.close:
+                track.close.memory.forget_short_term()
+                pursuit = track.close.pursuit
+                still = pursuit and dataclasses.replace(pursuit, velocity=(0.0, 0.0, 0.0))
+                track.close = dataclasses.replace(track.close, pursuit=still, album=())
 
     def behind(self, frames: int) -> PanoTracker:
         """Make an empty tracker for frames that have gone by.
@@ -182,8 +145,8 @@ class PanoTracker:
 
     def state_bytes(self) -> int:
         """Bytes of tensors held for the stream."""
-        held = (t for track in self._tracks.values() for t in track.memory.tensors())
-        return sum(t.numel() * t.element_size() for t in held)
+        held = {id(t): t for track in self._tracks.values() for t in track.tensors()}
+        return sum(t.numel() * t.element_size() for t in held.values())
 
     def snapshot(self) -> bytes:
         """Save the state of the stream between two frames.
@@ -223,7 +186,7 @@ class PanoTracker:
         if kind != self._kind():
             raise SnapshotError(f"the saved state is of {kind}; this tracker is {self._kind()}")
         whole = isinstance(now, int) and isinstance(tracks, dict)
-        if not whole or not all(isinstance(track, _Track) for track in tracks.values()):
+        if not whole or not all(isinstance(track, Track) for track in tracks.values()):
             raise SnapshotError("the saved state does not hold what it should")
         self._now, self._tracks = now, tracks
         return now
@@ -291,33 +254,91 @@ class PanoTracker:
         """
         size_hw = _check_frame(frame)
         self.check_prompts(prompts, size_hw)
-        prompts = [dataclasses.replace(p, object_id=int(p.object_id)) for p in prompts]
-        clock = _Clock()
+        given = {
+            int(p.object_id): dataclasses.replace(p, object_id=int(p.object_id)) for p in prompts
+        }
+        clock = Clock()
         with clock.stage("preprocess"):
             upload = torch.from_numpy(np.require(frame, requirements=["C", "W"])).to(
                 self.model.pixel_mean.device
             )
-            frames = upload.permute(2, 0, 1)[None]
-            images = self.model.normalize(frames, pano=self.config.wraps)
+        frames = upload.permute(2, 0, 1)[None]
+        step = FrameStep(self.model, self.config, self._ignored, self._now, frames, clock)
         with self.model.autocast():
-            with clock.stage("encode"):
-                features = self.model.encode_image(images, pano=self.config.wraps)
-            prompted = [self._apply(prompt, frames, features, clock) for prompt in prompts]
-            fresh = {prediction.track.object_id for prediction in prompted}
-            tracked = self._propagate([i for i in self._tracks if i not in fresh], features, clock)
-        predictions = {p.track.object_id: p for p in (*prompted, *tracked)}
-        order = dict.fromkeys((*self._tracks, *predictions))
-        with clock.stage("postprocess"):
-            result = self._report([predictions[i] for i in order], size_hw, clock)
-        self._commit(predictions, result)
+            prompted = [step.prompt(p, self._prompted_track(p)) for p in given.values()]
+            tracked = step.follow([t for i, t in self._tracks.items() if i not in given])
+            predictions = {p.sight.track.object_id: p for p in (*prompted, *tracked)}
+            order = dict.fromkeys((*self._tracks, *predictions))
+            with clock.stage("postprocess"):
+                result = self._report([predictions[i] for i in order], size_hw, clock)
+            outlooks = self._outlooks(step, predictions, result, given)
+        self._commit(predictions, outlooks, result)
         return result
 
-    def _commit(self, predictions: Mapping[int, _Prediction], result: FrameResult) -> None:
+    def _prompted_track(self, prompt: Prompt) -> Track:
+        known = None if prompt.replace else self._tracks.get(prompt.object_id)
+        now = self._now
+        return known or Track(
+            prompt.object_id, prompt.label, now, now, self._empty_memory(), now, now
+        )
+
+    def _empty_memory(self) -> ObjectMemory:
+        return ObjectMemory(
+            num_maps=self.model.num_maskmem,
+            num_pointers=self.model.max_obj_ptrs_in_encoder,
+            max_prompted=self.config.max_prompted,
+            long_capacity=self.config.long_capacity,
+            long_pool=torch.zeros(
+                self.config.long_capacity,
+                self.model.config.width,
+                device=self.model.pixel_mean.device,
+            ),
+        )
+
+    def _outlooks(
+        self,
+        step: FrameStep,
+        predictions: Mapping[int, Prediction],
+        result: FrameResult,
+        prompts: Mapping[int, Prompt],
+    ) -> dict[int, Outlook]:
+        """How every object is looked for next; local views go to who asks first."""
+        outlooks: dict[int, Outlook] = {}
+        taken = sum(p.sight.track.pursued for p in predictions.values())
+        for object_id, prediction in predictions.items():
+            pursued = prediction.sight.track.pursued
+            room = pursued or taken < self.config.max_local_views
+            prompt = prompts.get(object_id)
+            found = result.objects[object_id]
+            outlook = outlook_after(step, prediction, found, prompt, self._empty_memory, room=room)
+            taken += (outlook.close is not None and outlook.close.pursuit is not None) - pursued
+            outlooks[object_id] = outlook
+        return outlooks
+
+    def _commit(
+        self,
+        predictions: Mapping[int, Prediction],
+        outlooks: Mapping[int, Outlook],
+        result: FrameResult,
+    ) -> None:
         """The only place where a step changes the state, after all that can fail."""
         for object_id, found in result.objects.items():
-            prediction = predictions[object_id]
-            track = prediction.track
-            track.memory.observe(prediction.observation)
+            prediction, outlook = predictions[object_id], outlooks[object_id]
+            track = prediction.sight.track
+            told = outlook.told
+            if prediction.observation is not None:
+                if prediction.sight.local:
+                    prediction.sight.memory.observe(prediction.observation)
+                else:
+                    told = (prediction.observation, *told)
+            for observation in told:
+                track.memory.observe(observation)
+                track.clock = observation.memory.frame + 1
+                if observation.region is not None:
+                    track.placed = outlook.placed if outlook.told else self._now
+            if outlook.close and outlook.zoomed:
+                outlook.close.memory.observe(outlook.zoomed)
+            track.close = outlook.close
             track.last_seen = self._now - found.frames_since_seen
             track.label = found.label
             self._tracks[object_id] = track
@@ -347,211 +368,19 @@ class PanoTracker:
                 f"max_objects={self.config.max_objects}; remove some first",
             )
 
-    def _apply(
-        self, prompt: Prompt, frame: Tensor, features: ImageFeatures, clock: _Clock
-    ) -> _Prediction:
-        """Segment a prompted object, new or known."""
-        known = None if prompt.replace else self._tracks.get(prompt.object_id)
-        track = known or self._new_track(prompt)
-        draw = self._draw(track) if prompt.refine else ()
-        with clock.stage("decode"):
-            decoded = self._decode_prompt(prompt, track, draw, frame, features)
-        prediction = self._observe([track], [draw], features, decoded, clock, prompted=True)[0]
-        return dataclasses.replace(prediction, label=prompt.label or track.label)
-
-    def _decode_prompt(
-        self,
-        prompt: Prompt,
-        track: _Track,
-        draw: Sequence[LongTermEntry],
-        frame: Tensor,
-        features: ImageFeatures,
-    ) -> Decoded:
-        pano = self.config.wraps
-        if prompt.mask is not None:
-            masks = self._mask_input(prompt.mask)
-            return self._leave_out(prompt_masks(self.model, features, masks, pano=pano))
-        points = self._point_input(prompt, (frame.shape[-2], frame.shape[-1]))
-        if prompt.refine:
-            now = self._now
-            decoded = correct(self.model, features, [track.memory], [draw], now, points, pano=pano)
-        else:
-            decoded = self._segment(points, frame, features)
-        if not (self.config.motion_gate_deg and pano):
-            return self._leave_out(decoded)
-        said = prompt_region(points, (decoded.logits.shape[-2], decoded.logits.shape[-1]))
-        near = spread(said, [PROMPT_MARGIN])
-        if prompt.refine:
-            near = near | self._reachable([track], decoded.logits)
-        elif prompt.box is not None:
-            decoded = decoded._replace(logits=decoded.logits.where(near, OUTSIDE))
-        return self._leave_out(stay_near(self.model, decoded, near))
-
-    def _segment(self, points: PointPrompts, frame: Tensor, features: ImageFeatures) -> Decoded:
-        """Find what was clicked: in a view about it, or on the panorama."""
-        pano = self.config.wraps
-        seen = None
-        if pano and self.config.prompt_view == "auto":
-            seen = look(self.model, frame, points)
-        if seen is None:
-            return prompt_points(self.model, features, points, pano=pano)
-        mask = F.interpolate((seen.logits > 0).float(), scale_factor=MASK_STRIDE)
-        taken = prompt_masks(self.model, features, mask, pano=pano)
-        return taken._replace(logits=seen.logits, score=seen.score, object_logit=seen.object_logit)
-
-    def _new_track(self, prompt: Prompt) -> _Track:
-        memory = ObjectMemory(
-            num_maps=self.model.num_maskmem,
-            num_pointers=self.model.max_obj_ptrs_in_encoder,
-            max_prompted=self.config.max_prompted,
-            long_capacity=self.config.long_capacity,
-            long_pool=torch.zeros(
-                self.config.long_capacity,
-                self.model.config.width,
-                device=self.model.pixel_mean.device,
-            ),
-        )
-        now = self._now
-        return _Track(prompt.object_id, prompt.label, memory, now, now)
-
-    def _mask_input(self, mask: npt.NDArray[np.generic]) -> Tensor:
-        """(1, 1, H, W) mask at the model's size, 0 or 1, never empty."""
-        device = self.model.pixel_mean.device
-        full = torch.from_numpy(np.ascontiguousarray(mask != 0)).to(device)[None, None].float()
+    @property
+    def _grid(self) -> tuple[int, int]:
         height, width = self.model.input_size
-        if height <= full.shape[-2] and width <= full.shape[-1]:
-            # Shares of area: a thing smaller than a pixel of the model keeps its largest share.
-            resized = F.interpolate(full, (height, width), mode="area")
-        else:
-            resized = resize_wrap(full, (height, width), pano=self.config.wraps)
-        found = (resized >= resized.max().clamp(max=0.5)).float()
-        if F.avg_pool2d(found, MASK_STRIDE).max() <= 0.5:
-            # Smaller than a pixel of the decoded masks: take the whole of that pixel.
-            found = F.interpolate(F.max_pool2d(found, MASK_STRIDE), scale_factor=MASK_STRIDE)
-        return found
-
-    def _point_input(self, prompt: Prompt, size_hw: tuple[int, int]) -> PointPrompts:
-        """Clicks and corners in pixels of the model's input, continued past the seam."""
-        width = size_hw[1]
-        xy: list[tuple[float, float]] = []
-        labels: list[int] = []
-        if prompt.box is not None:
-            left, right = box_span(prompt.box, width)
-            xy += [(left, prompt.box[1]), (right, prompt.box[3])]
-            labels += [2, 3]
-        points = [(float(u), float(v)) for u, v in prompt.points]
-        labels += [int(i) for i in prompt.labels] or [1] * len(points)
-        if self.config.wraps and points:
-            # Each click on the copy of the panorama that is nearest to the box or first click.
-            anchor = (xy[0][0] + xy[1][0]) / 2 if xy else points[0][0]
-            points = [
-                (anchor + (u - anchor + width / 2) % width - width / 2, v) for u, v in points
-            ]
-        xy += points
-        device = self.model.pixel_mean.device
-        scale = torch.tensor(
-            [self.model.input_size[1] / width, self.model.input_size[0] / size_hw[0]]
-        )
-        return PointPrompts(
-            (torch.tensor(xy) * scale)[None].to(device),
-            torch.tensor([labels], dtype=torch.int32, device=device),
-        )
-
-    def _propagate(
-        self, object_ids: Sequence[int], features: ImageFeatures, clock: _Clock
-    ) -> list[_Prediction]:
-        """Track objects; those with equal memory layout run as one batch."""
-        groups: dict[object, list[tuple[_Track, Sequence[LongTermEntry]]]] = defaultdict(list)
-        for object_id in object_ids:
-            track = self._tracks[object_id]
-            draw = self._draw(track)
-            groups[layout(track.memory, draw)].append((track, draw))
-        predictions: list[_Prediction] = []
-        for group in groups.values():
-            tracks, draws = [track for track, _ in group], [draw for _, draw in group]
-            index = torch.zeros(len(group), dtype=torch.long, device=features.top.device)
-            shared = features.select(index)
-            with clock.stage("track"):
-                decoded = propagate(
-                    self.model,
-                    shared,
-                    [track.memory for track in tracks],
-                    draws,
-                    self._now,
-                    pano=self.config.wraps,
-                )
-            if self.config.motion_gate_deg and self.config.wraps:
-                decoded = stay_near(self.model, decoded, self._reachable(tracks, decoded.logits))
-            decoded = self._leave_out(decoded)
-            predictions += self._observe(tracks, draws, shared, decoded, clock, prompted=False)
-        return predictions
-
-    def _leave_out(self, decoded: Decoded) -> Decoded:
-        if self._ignored is None:
-            return decoded
-        size = (decoded.logits.shape[-2], decoded.logits.shape[-1])
-        return leave_out(self.model, decoded, self._ignored.at(size)[None, None])
-
-    def _reachable(self, tracks: Sequence[_Track], masks: Tensor) -> Tensor:
-        """(B, 1, 4h, 4w) bool, where objects may be after the frames since they were seen."""
-        per_frame = math.radians(self.config.motion_gate_deg)
-        everywhere = torch.ones_like(masks[0], dtype=torch.bool)
-        memories = [track.memory for track in tracks]
-        regions = [everywhere if m.region is None else m.region for m in memories]
-        angles = [min(math.pi, per_frame * (self._now - m.seen)) for m in memories]
-        return spread(torch.stack(regions), angles)
-
-    def _draw(self, track: _Track) -> Sequence[LongTermEntry]:
-        memory, now = track.memory, self._now
-        if not (self.config.long_frames and self.model.config.long_memory and memory.recent):
-            return ()
-        candidates = memory.long_candidates(now)
-        if self.config.seed is None:
-            return best_spaced(candidates, self.config.long_frames, self.config.long_spacing)
-        # Of its own per object and frame: what is drawn for one does not hang on the others.
-        generator = np.random.default_rng((self.config.seed, track.object_id, now % 2**32))
-        return draw_by_visibility(candidates, self.config.long_frames, generator)
-
-    def _observe(
-        self,
-        tracks: Sequence[_Track],
-        draws: LongDraws,
-        features: ImageFeatures,
-        decoded: Decoded,
-        clock: _Clock,
-        *,
-        prompted: bool,
-    ) -> list[_Prediction]:
-        with clock.stage("remember"):
-            observations = observe(
-                self.model,
-                features,
-                decoded,
-                self._now,
-                prompted=prompted,
-                pano=self.config.wraps,
-                map_dtype=torch.bfloat16 if self.config.half_maps else torch.float32,
-            )
-        return [
-            _Prediction(
-                track,
-                track.label,
-                decoded.logits[i],
-                decoded.score[i],
-                observations[i],
-                draws[i],
-            )
-            for i, track in enumerate(tracks)
-        ]
+        return height // MASK_STRIDE, width // MASK_STRIDE
 
     def _report(
-        self, predictions: Sequence[_Prediction], size_hw: tuple[int, int], clock: _Clock
+        self, predictions: Sequence[Prediction], size_hw: tuple[int, int], clock: Clock
     ) -> FrameResult:
         labels = np.zeros(size_hw, np.uint16)
         highest = torch.full(size_hw, -torch.inf, device=self.model.pixel_mean.device)
         objects: dict[int, ObjectResult] = {}
         for prediction in predictions:
-            full = resize_wrap(prediction.logits[None], size_hw, pano=self.config.wraps)[0, 0]
+            full = prediction.chart.on_frame(prediction.logits[None], size_hw)[0, 0]
             if self._ignored is not None:
                 full = full.masked_fill(self._ignored.at(size_hw), -torch.inf)
             result = self._object_result(prediction, full)
@@ -562,9 +391,9 @@ class PanoTracker:
                 highest = torch.maximum(highest, full)
         return FrameResult(self._now, size_hw, objects, labels, clock.stages)
 
-    def _object_result(self, prediction: _Prediction, full: Tensor) -> ObjectResult:
-        track, config = prediction.track, self.config
-        logit = float(prediction.observation.object_logit)
+    def _object_result(self, prediction: Prediction, full: Tensor) -> ObjectResult:
+        track, config = prediction.sight.track, self.config
+        logit = float(prediction.object_logit)
         visibility = 1 / (1 + float(np.exp(-logit)))
         mask = (full > config.mask_threshold).cpu().numpy()
         region = (
@@ -582,13 +411,17 @@ class PanoTracker:
             label=prediction.label,
             state=hidden if region is None else ObjectState.VISIBLE,
             mask=mask,
-            logits=prediction.logits[0].float().cpu().numpy(),
+            logits=prediction.chart.on_frame(prediction.logits[None], self._grid)[0, 0]
+            .float()
+            .cpu()
+            .numpy(),
             visibility=visibility,
             visibility_logit=logit,
             mask_score=float(prediction.score),
             age=self._now - track.added,
             frames_since_seen=unseen,
-            long_term_frames=tuple(entry.frame for entry in prediction.drawn),
+            long_term_frames=tuple(entry.frame for entry in prediction.sight.drawn),
+            view=_view(prediction.chart),
             **(_NOWHERE if region is None else dict(_fields(region))),
         )
 
@@ -601,6 +434,13 @@ def _fields(region: RegionMeasure) -> Iterator[tuple[str, Any]]:
 _NOWHERE: dict[str, Any] = dict(
     _fields(RegionMeasure(0, 0.0, False, (0, 0, 0, 0), np.zeros(3), 0.0, 0.0, 0.0, 0.0))
 )
+
+
+def _view(chart: Chart) -> View | None:
+    if not isinstance(chart, LocalView):
+        return None
+    region = chart.region
+    return View(-region.lon, region.lat, region.fov_h, region.fov_v)
 
 
 def _check_frame(frame: npt.NDArray[np.uint8]) -> tuple[int, int]:

@@ -248,11 +248,17 @@ def crop_grid(
     Raises:
         ValueError: A size is below 1.
     """
+    return ray_to_pixel(_crop_rays(bfov, crop_hw, device, dtype), erp_hw)
+
+
+def _crop_rays(
+    bfov: BFoV, crop_hw: Size, device: torch.device | str | None, dtype: torch.dtype
+) -> Tensor:
+    """Camera-frame rays ``(h, w, 3)`` of the pixel centres of a crop."""
     lam, phi = lonlat_grid(crop_hw, device, dtype)
     lam, phi = lam * (bfov.fov_h / _FULL_TURN), phi * (bfov.fov_v / math.pi)
     local = lonlat_to_ray(lam[None, :], phi[:, None])
-    world = local @ rotation(bfov.lon, bfov.lat, device=device, dtype=dtype).T
-    return ray_to_pixel(world, erp_hw)
+    return local @ rotation(bfov.lon, bfov.lat, device=device, dtype=dtype).T
 
 
 def crop(
@@ -326,7 +332,11 @@ def _crop_coordinates(
     bfov: BFoV, crop_hw: Size, lon: Tensor, lat: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Corner coordinates ``(h, w, 2)`` in the crop, and which of them lie in the region."""
-    lam, phi = _local_angles(bfov, lon, lat)
+    return _in_crop(bfov, crop_hw, *_local_angles(bfov, lon, lat))
+
+
+def _in_crop(bfov: BFoV, crop_hw: Size, lam: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
+    """Corner coordinates of local angles in a crop, and which of them lie in the region."""
     height, width = crop_hw
     u = lam * (width / bfov.fov_h) + 0.5 * width
     v = phi * (-height / bfov.fov_v) + 0.5 * height
@@ -478,3 +488,24 @@ def uncrop(
     out[:, :, top:bottom, start : start + piece] = block[..., :piece]
     out[:, :, top:bottom, : count - piece] = block[..., piece:]
     return out.to(patch.dtype) if patch.is_floating_point() else out
+
+
+def recrop(patch: Tensor, source: BFoV, target: BFoV, size_hw: Size, fill: float) -> Tensor:
+    """Show what one crop holds as another crop would, without the panorama in between.
+
+    Args:
+        patch: ``(B, C, h, w)`` floating crops of ``source``.
+        source: Region of the crops.
+        target: Region to show.
+        size_hw: Size ``(h', w')`` of the result.
+        fill: Value of what ``source`` does not hold.
+
+    Returns:
+        ``(B, C, h', w')``, sampled bilinearly.
+    """
+    rays = _crop_rays(target, size_hw, patch.device, patch.dtype)
+    turn = rotation(source.lon, source.lat, device=patch.device, dtype=patch.dtype)
+    x, y, z = (rays @ turn).unbind(-1)
+    lam, phi = torch.atan2(x, z), torch.asin((-y).clamp(-1.0, 1.0))
+    grid, inside = _in_crop(source, (patch.shape[-2], patch.shape[-1]), lam, phi)
+    return _sample_crop(patch, grid, source.wraps, "bilinear").masked_fill_(~inside, fill)

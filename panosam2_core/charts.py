@@ -1,0 +1,210 @@
+"""What the network is shown: the whole frame, or a crop of the sphere about one object.
+
+A chart turns a frame into the network's input and the network's masks back into the frame's. All
+else of a step is the same for every chart.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from panosam2_core.geometry.bfov import BFoV, crop, recrop, uncrop
+from panosam2_core.geometry.erp import resize_wrap
+from panosam2_core.model import PanoSAM2, PointPrompts
+from panosam2_core.motion import OUTSIDE, WHOLE_SPHERE
+from panosam2_core.prompt_view import into_view
+
+
+class Chart(Protocol):
+    """A piece of the sphere, or all of it, laid out in the plane."""
+
+    @property
+    def pano(self) -> bool:
+        """Whether its left and right edges meet."""
+
+    @property
+    def fov(self) -> tuple[float, float]:
+        """(width, height) in radians."""
+
+    def images(self, model: PanoSAM2, frame: Tensor) -> Tensor:
+        """Show a frame.
+
+        Args:
+            model: whose input it becomes.
+            frame: (1, 3, H', W') uint8 RGB.
+
+        Returns:
+            (1, 3, H, W) float, normalised.
+        """
+
+    def on_frame(self, logits: Tensor, size_hw: tuple[int, int]) -> Tensor:
+        """Bring masks back.
+
+        Args:
+            logits: (B, 1, h, w) decoded in this chart.
+            size_hw: of the frame, or any other size of it.
+
+        Returns:
+            (B, 1, H', W') float; what the chart does not show is not the object.
+        """
+
+    def gather(self, share: Tensor, size_hw: tuple[int, int]) -> Tensor:
+        """Show a mask of the frame.
+
+        Args:
+            share: (1, 1, H', W') float, 0 to 1.
+            size_hw: of the result.
+
+        Returns:
+            (1, 1, H, W) float, 0 to 1.
+        """
+
+    def place(self, prompts: PointPrompts, size_hw: tuple[int, int]) -> PointPrompts | None:
+        """Find clicks and boxes of the frame.
+
+        Args:
+            prompts: of one object, in pixels of the whole frame at the network's input size.
+            size_hw: that size, also of the chart.
+
+        Returns:
+            In pixels of the chart; ``None`` when one lies outside of it.
+        """
+
+
+@dataclass(frozen=True)
+class WholeFrame:
+    """The frame as it is.
+
+    Attributes:
+        pano: its left and right edges meet.
+    """
+
+    pano: bool
+
+    @property
+    def fov(self) -> tuple[float, float]:
+        """(width, height) in radians, of a closed panorama."""
+        return WHOLE_SPHERE
+
+    def images(self, model: PanoSAM2, frame: Tensor) -> Tensor:
+        """See :class:`Chart`."""
+        return model.normalize(frame, pano=self.pano)
+
+    def on_frame(self, logits: Tensor, size_hw: tuple[int, int]) -> Tensor:
+        """See :class:`Chart`."""
+        return resize_wrap(logits, size_hw, pano=self.pano)
+
+    def gather(self, share: Tensor, size_hw: tuple[int, int]) -> Tensor:
+        """See :class:`Chart`."""
+        if size_hw[0] <= share.shape[-2] and size_hw[1] <= share.shape[-1]:
+            # Shares of area: a thing smaller than a pixel of the model keeps its largest share.
+            return F.interpolate(share, size_hw, mode="area")
+        return resize_wrap(share, size_hw, pano=self.pano)
+
+    def place(self, prompts: PointPrompts, size_hw: tuple[int, int]) -> PointPrompts | None:
+        """See :class:`Chart`."""
+        return prompts
+
+
+@dataclass(frozen=True)
+class LocalView:
+    """A crop of a closed panorama.
+
+    Attributes:
+        region: of the sphere.
+    """
+
+    region: BFoV
+
+    @property
+    def pano(self) -> bool:
+        """Its edges do not meet."""
+        return False
+
+    @property
+    def fov(self) -> tuple[float, float]:
+        """(width, height) in radians."""
+        return self.region.fov_h, self.region.fov_v
+
+    def images(self, model: PanoSAM2, frame: Tensor) -> Tensor:
+        """See :class:`Chart`."""
+        size = (model.input_size[0], model.input_size[1])
+        return model.normalize(crop(frame, self.region, size), pano=False)
+
+    def on_frame(self, logits: Tensor, size_hw: tuple[int, int]) -> Tensor:
+        """See :class:`Chart`."""
+        return uncrop(logits.float(), self.region, size_hw, OUTSIDE)
+
+    def gather(self, share: Tensor, size_hw: tuple[int, int]) -> Tensor:
+        """See :class:`Chart`."""
+        return crop(share, self.region, size_hw)
+
+    def place(self, prompts: PointPrompts, size_hw: tuple[int, int]) -> PointPrompts | None:
+        """See :class:`Chart`."""
+        return into_view(prompts, self.region, size_hw)
+
+    def carry(self, region: Tensor, source: BFoV) -> Tensor:
+        """Show a mask that was decoded in another local view.
+
+        Args:
+            region: (1, h, w) bool, of the other view.
+            source: the other view.
+
+        Returns:
+            (1, 1, h, w) bool.
+        """
+        size = (region.shape[-2], region.shape[-1])
+        return recrop(region[None].float(), source, self.region, size, 0.0) > 0.5
+
+
+def search_views(start: BFoV, width: float) -> list[LocalView]:
+    """Local views that together cover the sphere, nearest first.
+
+    Args:
+        start: about whose centre to begin.
+        width: of each view in radians; they are half as high and overlap by a third.
+
+    Returns:
+        The views.
+    """
+    step = width / 2 * (2 / 3)
+    rows = math.ceil(math.pi / step)
+    views = []
+    for row in range(rows):
+        lat = -math.pi / 2 + (row + 0.5) * math.pi / rows
+        # The row's widest circle is what its views must go round.
+        nearest = max(0.0, abs(lat) - width / 4)
+        columns = max(1, math.ceil(math.tau * math.cos(nearest) / (width * 2 / 3)))
+        for column in range(columns):
+            lon = math.remainder((column + 0.5) * math.tau / columns, math.tau)
+            views.append(LocalView(BFoV(lon, lat, width, width / 2)))
+
+    ahead = _ray(start)
+    return sorted(views, key=lambda view: -sum(map(operator.mul, ahead, _ray(view.region))))
+
+
+def _ray(region: BFoV) -> tuple[float, float, float]:
+    level = math.cos(region.lat)
+    return level * math.sin(region.lon), -math.sin(region.lat), level * math.cos(region.lon)
+
+
+def settle(share: Tensor, stride: int) -> Tensor:
+    """Make a mask prompt of shares of area: 0 or 1, never empty.
+
+    Args:
+        share: (1, 1, H, W) float, 0 to 1, somewhere above 0.
+        stride: pixels per pixel of the decoded masks.
+
+    Returns:
+        (1, 1, H, W) float. What is smaller than a decoded pixel takes the whole of it.
+    """
+    found = (share >= share.max().clamp(max=0.5)).float()
+    if F.avg_pool2d(found, stride).max() <= 0.5:
+        found = F.interpolate(F.max_pool2d(found, stride), scale_factor=stride)
+    return found

@@ -1,0 +1,450 @@
+"""What is computed of one frame. Nothing here changes what a tracker remembers."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from panosam2_core.charts import Chart, LocalView, WholeFrame, search_views
+from panosam2_core.config import TrackerConfig
+from panosam2_core.geometry.region import measure
+from panosam2_core.ignored import IgnoredRegion
+from panosam2_core.memory.bank import LongTermEntry, ObjectMemory, Observation
+from panosam2_core.memory.sampling import best_spaced, draw_by_visibility
+from panosam2_core.memory.tokens import layout
+from panosam2_core.model import MASK_STRIDE, Decoded, ImageFeatures, PanoSAM2, PointPrompts
+from panosam2_core.motion import OUTSIDE, PROMPT_MARGIN, prompt_region, spread
+from panosam2_core.prompt_input import mask_input, point_input
+from panosam2_core.prompt_view import look
+from panosam2_core.prompts import Prompt
+from panosam2_core.pursuit import LADDER, Pursuit, begin
+from panosam2_core.step import (
+    correct,
+    doubt,
+    leave_out,
+    observe,
+    prompt_masks,
+    prompt_points,
+    propagate,
+    stay_near,
+)
+from panosam2_core.tracks import Close, Prediction, Sight, Track
+
+ALIKE = 0.5  # cosine of two pointers of the same object
+
+
+@dataclass
+class Clock:
+    """Milliseconds per stage of one frame."""
+
+    stages: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time of a block to a stage.
+
+        Args:
+            name: of the stage.
+        """
+        start = time.perf_counter()
+        yield
+        self.stages[name] += 1e3 * (time.perf_counter() - start)
+
+
+class FrameStep:
+    """One frame and the objects on it.
+
+    Args:
+        model: the network.
+        config: of the tracker.
+        ignored: where nothing is part of an object.
+        now: index of the frame in the stream.
+        frame: (1, 3, H, W) uint8 RGB, on the model's device.
+        clock: gets the times.
+    """
+
+    def __init__(
+        self,
+        model: PanoSAM2,
+        config: TrackerConfig,
+        ignored: IgnoredRegion | None,
+        now: int,
+        frame: Tensor,
+        clock: Clock,
+    ) -> None:
+        self.model, self.config, self.ignored, self.now = model, config, ignored, now
+        self.frame, self.clock = frame, clock
+        self.whole = WholeFrame(config.wraps)
+        self._panorama: tuple[Tensor, ImageFeatures] | None = None
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """(height, width) of the frame."""
+        return self.frame.shape[-2], self.frame.shape[-1]
+
+    @property
+    def gated(self) -> bool:
+        """Whether objects are held to where they can have moved."""
+        return self.config.motion_gate_deg > 0 and self.config.wraps
+
+    def panorama(self) -> tuple[Tensor, ImageFeatures]:
+        """Encode the whole frame, once.
+
+        Returns:
+            The network's input (1, 3, H, W), and its features.
+        """
+        if self._panorama is None:
+            self._panorama = self.encode([self.whole])
+        return self._panorama
+
+    def encode(self, charts: Sequence[Chart]) -> tuple[Tensor, ImageFeatures]:
+        """Encode charts as one batch.
+
+        Args:
+            charts: of one kind.
+
+        Returns:
+            The network's input (B, 3, H, W), and its features.
+        """
+        with self.clock.stage("preprocess"):
+            images = torch.cat([chart.images(self.model, self.frame) for chart in charts])
+        with self.clock.stage("encode"):
+            return images, self.model.encode_image(images, pano=charts[0].pano)
+
+    def prompt(self, prompt: Prompt, track: Track) -> Prediction:
+        """Segment a prompted object, new or known.
+
+        Args:
+            prompt: that fits the frame.
+            track: of the object.
+
+        Returns:
+            The prediction.
+        """
+        if prompt.refine:
+            return self._correct(prompt, track)
+        sight = Sight(track, self.whole, False, track.memory, track.clock)
+        features = self.panorama()[1]
+        chart: Chart = self.whole
+        with self.clock.stage("decode"):
+            if prompt.mask is not None:
+                masks = mask_input(self.model, prompt.mask, chart)
+                found = prompt_masks(self.model, features, masks, pano=chart.pano)
+                found = self._leave_out(found, [chart])
+            else:
+                points = self._points(prompt)
+                chart, found = self._segment(points, features)
+                found = self._held_to(points, found, chart, boxed=prompt.box is not None)
+            decoded = found if chart is self.whole else self.taken(chart, found, features)
+        prediction = self._observed([sight], features, decoded, prompt)[0]
+        return dataclasses.replace(prediction, chart=chart, logits=found.logits[0])
+
+    def _segment(self, points: PointPrompts, features: ImageFeatures) -> tuple[Chart, Decoded]:
+        """Find what was clicked: in a view about it, or on the panorama."""
+        if self.whole.pano and self.config.prompt_view == "auto":
+            seen = look(self.model, self.frame, points)
+            if seen is not None:
+                return LocalView(seen[1]), seen[0]
+        return self.whole, prompt_points(self.model, features, points, pano=self.whole.pano)
+
+    def taken(self, chart: Chart, found: Decoded, features: ImageFeatures) -> Decoded:
+        """Take what was found in a local view as the panorama's own.
+
+        Args:
+            chart: the local view.
+            found: in it, one object.
+            features: of the panorama.
+
+        Returns:
+            Decoded on the panorama.
+        """
+        grid = (self.grid_hw[0], self.grid_hw[1])
+        logits = chart.on_frame(found.logits, grid)
+        return self.told(logits, features)._replace(
+            score=found.score, object_logit=found.object_logit
+        )
+
+    def told(self, logits: Tensor, features: ImageFeatures) -> Decoded:
+        """Take logits as the answer.
+
+        Args:
+            logits: (1, 1, 4h, 4w) on the panorama.
+            features: of the panorama.
+
+        Returns:
+            Decoded with these logits.
+        """
+        # What is smaller than a pixel of the panorama's masks is where its largest logit is.
+        level = logits.max().clamp(max=0.0)
+        masks = F.interpolate((logits >= level).float(), scale_factor=MASK_STRIDE)
+        taken = prompt_masks(self.model, features, masks, pano=self.whole.pano)
+        return taken._replace(logits=logits)
+
+    @property
+    def grid_hw(self) -> tuple[int, int]:
+        """(4h, 4w), the size of decoded masks."""
+        height, width = self.model.input_size
+        return height // MASK_STRIDE, width // MASK_STRIDE
+
+    def _correct(self, prompt: Prompt, track: Track) -> Prediction:
+        """Read clicks with memory, in the object's local view if they lie in it."""
+        points = self._points(prompt)
+        sight = self._sight(track)
+        placed = sight.chart.place(points, self._input_hw)
+        if placed is None or track.lost:
+            sight, placed = self._on_panorama(track), points
+        features = self._features([sight])
+        with self.clock.stage("decode"):
+            decoded = correct(
+                self.model,
+                features,
+                [sight.memory],
+                [sight.drawn],
+                sight.clock,
+                placed,
+                pano=sight.chart.pano,
+            )
+            decoded = self._held_to(points, decoded, sight.chart, known=sight)
+        return self._observed([sight], features, decoded, prompt)[0]
+
+    @property
+    def _input_hw(self) -> tuple[int, int]:
+        return self.model.input_size[0], self.model.input_size[1]
+
+    def _points(self, prompt: Prompt) -> PointPrompts:
+        return point_input(self.model, prompt, self.size_hw, wraps=self.whole.pano)
+
+    def _held_to(
+        self,
+        points: PointPrompts,
+        decoded: Decoded,
+        chart: Chart,
+        *,
+        boxed: bool = False,
+        known: Sight | None = None,
+    ) -> Decoded:
+        """Leave what hangs together with the prompt, or with where a known object may be."""
+        placed = chart.place(points, self._input_hw)
+        if self.gated and placed is not None:
+            said = prompt_region(placed, self.grid_hw)
+            near = spread(said, [PROMPT_MARGIN], chart.fov, wraps=chart.pano)
+            if known:
+                near = near | self._reachable(known)
+            elif boxed:
+                decoded = decoded._replace(logits=decoded.logits.where(near, OUTSIDE))
+            decoded = stay_near(self.model, decoded, near, pano=chart.pano)
+        return self._leave_out(decoded, [chart])
+
+    def follow(self, tracks: Sequence[Track]) -> list[Prediction]:
+        """Find known objects; those that can share a batch do.
+
+        Args:
+            tracks: of the objects.
+
+        Returns:
+            One prediction per object, in any order.
+        """
+        predictions = self._look([self._sight(track) for track in tracks])
+        steady = [p for p in predictions if not p.sight.track.lost]
+        return steady + self._confirmed([p for p in predictions if p.sight.track.lost])
+
+    def _look(self, sights: Sequence[Sight]) -> list[Prediction]:
+        groups: dict[object, list[Sight]] = defaultdict(list)
+        for sight in sights:
+            whole = sight.chart is self.whole
+            groups[(whole, sight.clock, layout(sight.memory, sight.drawn))].append(sight)
+        predictions: list[Prediction] = []
+        for group in groups.values():
+            features = self._features(group)
+            pano = group[0].chart.pano
+            with self.clock.stage("track"):
+                decoded = propagate(
+                    self.model,
+                    features,
+                    [sight.memory for sight in group],
+                    [sight.drawn for sight in group],
+                    group[0].clock,
+                    pano=pano,
+                )
+            if self.gated:
+                near = torch.cat([self._reachable(sight) for sight in group])
+                decoded = stay_near(self.model, decoded, near, pano=pano)
+            if self.config.wraps and self.config.least_score:
+                decoded = doubt(self.model, decoded, self.config.least_score)
+            decoded = self._leave_out(decoded, [sight.chart for sight in group])
+            predictions += self._observed(group, features, decoded)
+        return predictions
+
+    def _features(self, sights: Sequence[Sight]) -> ImageFeatures:
+        """Features of every sight's chart, in their order; all whole frames or all local."""
+        if sights[0].chart is not self.whole:
+            return self.encode([sight.chart for sight in sights])[1]
+        features = self.panorama()[1]
+        return features.select(torch.zeros(len(sights), dtype=torch.long).to(features.top.device))
+
+    def _confirmed(self, found: Sequence[Prediction]) -> list[Prediction]:
+        """What a search has found, if a closer look finds it too; the others as hidden."""
+        closer: dict[int, Sight] = {}
+        kept: list[Prediction] = []
+        for prediction in found:
+            sight = self._closer(prediction)
+            if sight is None:
+                kept.append(prediction if self._returned(prediction) else _hidden(prediction))
+            else:
+                closer[sight.track.object_id] = sight
+        for prediction in self._look(list(closer.values())):
+            kept.append(prediction if self._known(prediction) else _hidden(prediction))
+        return kept
+
+    def _closer(self, prediction: Prediction) -> Sight | None:
+        """A local view about what a search has found; ``None`` if there is none to be made."""
+        if not prediction.visible:
+            return None
+        mask = prediction.chart.on_frame(prediction.logits[None], self._input_hw)[0, 0] > 0
+        region = measure(mask.cpu().numpy(), pano=True)
+        pursuit = begin(region) if region else None
+        return self._in_view(prediction.sight.track, pursuit) if pursuit else None
+
+    def _returned(self, prediction: Prediction) -> bool:
+        """Whether a lost object is back on the panorama, too large for a local view."""
+        return not prediction.sight.local and prediction.visible and self._known(prediction)
+
+    def _known(self, prediction: Prediction) -> bool:
+        """Whether what is seen looks like what is remembered."""
+        if not prediction.visible or prediction.observation is None:
+            return False
+        memory = prediction.sight.memory
+        known = [m.pointer for m in memory.prompted] + [e.pointer for e in memory.long_term]
+        here = prediction.observation.memory.pointer.float()
+        alike = F.cosine_similarity(torch.stack(known).float(), here[None])
+        return bool(alike.max() >= ALIKE)
+
+    def _sight(self, track: Track) -> Sight:
+        """Where to look for a known object."""
+        close = track.close
+        if close is None or self.config.view == "sphere" or not self.config.wraps:
+            return self._on_panorama(track)
+        if close.pursuit:
+            return self._in_view(track, close.pursuit)
+        if close.lost and close.searched % 2:  # in turn with the panorama
+            charts = search_views(close.region, LADDER[-1])
+            chart = charts[close.searched // 2 % len(charts)]
+            return self._with_close(track, close, chart)
+        return self._on_panorama(track)
+
+    def _in_view(self, track: Track, pursuit: Pursuit) -> Sight:
+        if track.close is None:
+            raise RuntimeError("expected an object with local views")
+        return self._with_close(track, track.close, LocalView(pursuit.view()))
+
+    def _with_close(self, track: Track, close: Close, chart: Chart) -> Sight:
+        drawn = self._draw(track, close.memory, close.clock)
+        return Sight(track, chart, True, close.memory, close.clock, drawn)
+
+    def _on_panorama(self, track: Track) -> Sight:
+        drawn = self._draw(track, track.memory, track.clock)
+        return Sight(track, self.whole, False, track.memory, track.clock, drawn)
+
+    def _draw(self, track: Track, memory: ObjectMemory, now: int) -> Sequence[LongTermEntry]:
+        if not (self.config.long_frames and self.model.config.long_memory and memory.recent):
+            return ()
+        candidates = memory.long_candidates(now)
+        if self.config.seed is None:
+            return best_spaced(candidates, self.config.long_frames, self.config.long_spacing)
+        # Of its own per object and frame: what is drawn for one does not hang on the others.
+        generator = np.random.default_rng((self.config.seed, track.object_id, now % 2**32))
+        return draw_by_visibility(candidates, self.config.long_frames, generator)
+
+    def _reachable(self, sight: Sight) -> Tensor:
+        """(1, 1, 4h, 4w) bool of a chart, where an object may be since it was last placed."""
+        region, track, chart = sight.memory.region, sight.track, sight.chart
+        if region is None or track.lost:
+            device = self.frame.device
+            return torch.ones(1, 1, *self.grid_hw, dtype=torch.bool, device=device)
+        region, placed = region[None], track.placed
+        if isinstance(chart, LocalView) and track.close:
+            region, placed = chart.carry(region[0], track.close.region), track.close.placed
+        angle = math.radians(self.config.motion_gate_deg) * (self.now - placed)
+        return spread(region, [min(math.pi, angle)], chart.fov, wraps=chart.pano)
+
+    def _leave_out(self, decoded: Decoded, charts: Sequence[Chart]) -> Decoded:
+        if self.ignored is None:
+            return decoded
+        regions = [self._ignored_in(self.ignored, chart) for chart in charts]
+        return leave_out(self.model, decoded, torch.cat(regions))
+
+    def _ignored_in(self, ignored: IgnoredRegion, chart: Chart) -> Tensor:
+        if chart is self.whole:
+            return ignored.at(self.grid_hw)[None, None]
+        return chart.gather(ignored.share, self.grid_hw) >= 0.5
+
+    def _observed(
+        self,
+        sights: Sequence[Sight],
+        features: ImageFeatures,
+        decoded: Decoded,
+        prompt: Prompt | None = None,
+    ) -> list[Prediction]:
+        whole = not sights[0].local
+        with self.clock.stage("remember"):
+            seen = self.observe(
+                features, decoded, sights[0].clock, prompted=prompt is not None, whole=whole
+            )
+        skip = self.config.wraps and not self.config.remember_hidden and prompt is None
+        return [
+            Prediction(
+                sight=sight,
+                chart=sight.chart,
+                label=(prompt.label if prompt else "") or sight.track.label,
+                logits=decoded.logits[i],
+                score=decoded.score[i],
+                object_logit=decoded.object_logit[i, 0],
+                observation=None if skip and seen[i].region is None else seen[i],
+            )
+            for i, sight in enumerate(sights)
+        ]
+
+    def observe(
+        self, features: ImageFeatures, decoded: Decoded, clock: int, *, prompted: bool, whole: bool
+    ) -> list[Observation]:
+        """Make memories.
+
+        Args:
+            features: of B objects.
+            decoded: of the same objects.
+            clock: time of the memory that they are for.
+            prompted: the user said what the objects are.
+            whole: decoded on the whole frame, not in local views.
+
+        Returns:
+            One per object.
+        """
+        return observe(
+            self.model,
+            features,
+            decoded,
+            clock,
+            prompted=prompted,
+            pano=whole and self.whole.pano,
+            map_dtype=torch.bfloat16 if self.config.half_maps else torch.float32,
+        )
+
+
+def _hidden(prediction: Prediction) -> Prediction:
+    """The same object, out of sight; nothing of it is remembered."""
+    return dataclasses.replace(
+        prediction,
+        logits=torch.full_like(prediction.logits, OUTSIDE),
+        object_logit=-prediction.object_logit.abs(),
+        observation=None,
+    )

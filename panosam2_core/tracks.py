@@ -1,0 +1,164 @@
+"""What a tracker knows of one object between two frames, and what it finds on one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from panosam2_core.charts import Chart
+from panosam2_core.geometry.bfov import BFoV
+from panosam2_core.memory.bank import LongTermEntry, ObjectMemory, Observation
+from panosam2_core.pursuit import Pursuit
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A panorama on which an object was seen in a local view.
+
+    Attributes:
+        images: (1, 3, H, W) bfloat16, the network's input.
+        logits: (1, 1, 4h, 4w) bfloat16, its mask.
+        frame: index in the stream.
+    """
+
+    images: Tensor
+    logits: Tensor
+    frame: int
+
+
+@dataclass(frozen=True)
+class Close:
+    """One object's local views.
+
+    Attributes:
+        memory: of local views; the panorama has another memory.
+        clock: its time: frames that it has taken in, counted on from the stream's at the start.
+        region: the view that ``memory.region`` is a part of.
+        placed: index in the stream of the frame that it is of.
+        pursuit: where to look next; ``None`` while the panorama is looked at.
+        lost: it is not, because the object has been out of sight for long.
+        searched: frames of that search so far.
+        album: the panorama is not encoded while a local view is; these are for its memory when
+            it is needed again. Oldest first.
+    """
+
+    memory: ObjectMemory
+    clock: int
+    region: BFoV
+    placed: int
+    pursuit: Pursuit | None
+    lost: bool = False
+    searched: int = 0
+    album: tuple[Picture, ...] = ()
+
+
+@dataclass
+class Track:
+    """One object of the stream.
+
+    Attributes:
+        object_id: given with the prompt.
+        label: likewise.
+        added: index in the stream of its first frame.
+        last_seen: index in the stream.
+        memory: of the panorama.
+        clock: its time, see :class:`Close`.
+        placed: index in the stream of the frame that ``memory.region`` is of.
+        close: its local views, once there has been one.
+    """
+
+    object_id: int
+    label: str
+    added: int
+    last_seen: int
+    memory: ObjectMemory
+    clock: int
+    placed: int
+    close: Close | None = None
+
+    @property
+    def pursued(self) -> bool:
+        """Whether it is followed in a local view."""
+        return self.close is not None and self.close.pursuit is not None
+
+    @property
+    def lost(self) -> bool:
+        """Whether it was followed in a local view and is searched for now."""
+        return self.close is not None and self.close.lost
+
+    def tensors(self) -> list[Tensor]:
+        """Every tensor held, for counting bytes; one that is held twice is listed once."""
+        held = list(self.memory.tensors())
+        if self.close:
+            held += self.close.memory.tensors()
+            for picture in self.close.album:
+                held += [picture.images, picture.logits]
+        return list({id(t): t for t in held}.values())
+
+
+@dataclass(frozen=True)
+class Sight:
+    """Where one object is looked for on one frame, and with which memory.
+
+    Attributes:
+        track: the object.
+        chart: shown to the network.
+        local: ``memory`` is that of local views.
+        memory: to look with.
+        clock: its time.
+        drawn: long-term entries.
+    """
+
+    track: Track
+    chart: Chart
+    local: bool
+    memory: ObjectMemory
+    clock: int
+    drawn: Sequence[LongTermEntry] = ()
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One object on the current frame, still on the device.
+
+    Attributes:
+        sight: how it was looked at.
+        chart: of the mask.
+        label: of the object.
+        logits: (1, 4h, 4w) in that chart.
+        score: () predicted IoU.
+        object_logit: () visibility.
+        observation: for the sight's memory; ``None`` when there is nothing to remember.
+    """
+
+    sight: Sight
+    chart: Chart
+    label: str
+    logits: Tensor
+    score: Tensor
+    object_logit: Tensor
+    observation: Observation | None
+
+    @property
+    def visible(self) -> bool:
+        """Whether the network sees the object."""
+        return bool(self.object_logit > 0) and bool((self.logits > 0).any())
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """How one object is looked for after a frame.
+
+    Attributes:
+        close: its local views.
+        zoomed: observation for their memory.
+        told: observations for the panorama's memory.
+        placed: index in the stream of the frame of the last of them.
+    """
+
+    close: Close | None
+    zoomed: Observation | None = None
+    told: tuple[Observation, ...] = ()
+    placed: int = 0

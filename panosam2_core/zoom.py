@@ -1,0 +1,156 @@
+"""Decides after a frame how each object is looked for on the next: in a local view, or not.
+
+    panorama --seen, small enough--> local view --out of sight--> wider --still--> lost
+        ^                                |                                          |
+        +---------grown too large--------+      search: the panorama and views of   |
+        +----too large for a view-- found and confirmed <--all directions in turn---+
+
+While an object is followed in a local view, the panorama need not be encoded; a few pictures are
+kept, from which its memory learns what has happened when it is needed again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+
+from panosam2_core.charts import LocalView
+from panosam2_core.frame_step import FrameStep
+from panosam2_core.memory.bank import ObjectMemory, Observation
+from panosam2_core.prompt_input import mask_input
+from panosam2_core.prompts import Prompt
+from panosam2_core.pursuit import WIDENED, Pursuit, begin, missed, seen
+from panosam2_core.results import ObjectResult, ObjectState
+from panosam2_core.step import prompt_masks
+from panosam2_core.tracks import Close, Outlook, Picture, Prediction
+
+PICTURE_EVERY = 10  # frames between two pictures of the album
+PICTURES = 3  # kept; with the prompted frame they fill a good part of a memory
+
+
+def outlook(
+    step: FrameStep,
+    prediction: Prediction,
+    found: ObjectResult,
+    prompt: Prompt | None,
+    empty: Callable[[], ObjectMemory],
+    *,
+    room: bool,
+) -> Outlook:
+    """Decide how an object is looked for next.
+
+    Args:
+        step: the frame.
+        prediction: of the object.
+        found: what was reported of it.
+        prompt: of the object on this frame, if any.
+        empty: makes a memory, for an object that gets its first local view.
+        room: another object may get a local view.
+
+    Returns:
+        The outlook.
+    """
+    if step.config.view == "sphere" or not step.config.wraps:
+        return Outlook(None)
+    close = prediction.sight.track.close
+    if prediction.sight.local and close:
+        return _in_view(step, prediction, found, close, prompted=prompt is not None)
+    visible = found.state is ObjectState.VISIBLE
+    if close and close.lost and not visible:
+        return Outlook(dataclasses.replace(close, searched=close.searched + 1))
+    pursuit = begin(found) if visible and room else None
+    if pursuit:
+        return _zoomed(step, prediction, found, prompt, close, empty, pursuit)
+    return Outlook(close and dataclasses.replace(close, pursuit=None, lost=False))
+
+
+def _zoomed(
+    step: FrameStep,
+    prediction: Prediction,
+    found: ObjectResult,
+    prompt: Prompt | None,
+    close: Close | None,
+    empty: Callable[[], ObjectMemory],
+    pursuit: Pursuit,
+) -> Outlook:
+    """From the panorama to a local view: what was seen on the one is told to the other."""
+    view = LocalView(pursuit.view())
+    features = step.encode([view])[1]
+    exact = prompt.mask if prompt and prompt.mask is not None else found.mask
+    with step.clock.stage("decode"):
+        masks = mask_input(step.model, exact, view)
+        decoded = prompt_masks(step.model, features, masks, pano=False)
+    clock = close.clock if close else step.now
+    zoomed = step.observe(features, decoded, clock, prompted=True, whole=False)[0]
+    return Outlook(
+        Close(close.memory if close else empty(), clock + 1, view.region, step.now, pursuit),
+        zoomed=zoomed,
+    )
+
+
+def _in_view(
+    step: FrameStep, prediction: Prediction, found: ObjectResult, close: Close, *, prompted: bool
+) -> Outlook:
+    seen_now = found.state is ObjectState.VISIBLE
+    if close.lost and not seen_now:
+        return Outlook(dataclasses.replace(close, searched=close.searched + 1))
+    if prediction.observation is not None:
+        close = dataclasses.replace(close, clock=close.clock + 1)
+        if isinstance(prediction.chart, LocalView) and prediction.observation.region is not None:
+            close = dataclasses.replace(close, region=prediction.chart.region, placed=step.now)
+    if not seen_now:
+        return _out_of_sight(step, prediction, close)
+    close = _with_picture(step, prediction, close)
+    pursuit = seen(close.pursuit, found) if close.pursuit else begin(found)
+    told: tuple[Observation, ...] = ()
+    if pursuit is None or prompted:
+        told = _recalled(step, prediction, (*close.album, _picture(step, prediction)), prompted)
+        close = dataclasses.replace(close, album=())
+    close = dataclasses.replace(close, pursuit=pursuit, lost=False, searched=0)
+    return Outlook(close, told=told, placed=step.now)
+
+
+def _out_of_sight(step: FrameStep, prediction: Prediction, close: Close) -> Outlook:
+    pursuit = missed(close.pursuit) if close.pursuit else None
+    if pursuit or step.config.view == "local":
+        kept = pursuit or (close.pursuit and dataclasses.replace(close.pursuit, unseen=WIDENED))
+        return Outlook(dataclasses.replace(close, pursuit=kept))
+    told = _recalled(step, prediction, close.album, prompted=False)
+    placed = close.album[-1].frame if close.album else prediction.sight.track.placed
+    lost = dataclasses.replace(close, pursuit=None, lost=True, searched=0, album=())
+    return Outlook(lost, told=told, placed=placed)
+
+
+def _with_picture(step: FrameStep, prediction: Prediction, close: Close) -> Close:
+    if step.now % PICTURE_EVERY:
+        return close
+    pictures = (*close.album, _picture(step, prediction))
+    return dataclasses.replace(close, album=pictures[-PICTURES:])
+
+
+def _picture(step: FrameStep, prediction: Prediction) -> Picture:
+    logits = prediction.chart.on_frame(prediction.logits[None], step.grid_hw)
+    images = step.whole.images(step.model, step.frame)
+    return Picture(images.to(torch.bfloat16), logits.to(torch.bfloat16), step.now)
+
+
+def _recalled(
+    step: FrameStep, prediction: Prediction, album: tuple[Picture, ...], prompted: bool
+) -> tuple[Observation, ...]:
+    """Observations of the panorama's memory for pictures; the last one may have been prompted."""
+    track, observations = prediction.sight.track, []
+    for number, picture in enumerate(album):
+        with step.clock.stage("encode"):
+            images = picture.images.to(step.model.pixel_mean.dtype)
+            features = step.model.encode_image(images, pano=step.whole.pano)
+        decoded = step.told(picture.logits.float(), features)
+        observations += step.observe(
+            features,
+            decoded,
+            track.clock + number,
+            prompted=prompted and picture.frame == step.now,
+            whole=True,
+        )
+    return tuple(observations)
