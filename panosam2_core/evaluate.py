@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
+from panosam2_core.allocator import keep_freed_memory
 from panosam2_core.build import load_model
 from panosam2_core.config import PROMPT_VIEWS, VIEWS, TrackerConfig
 from panosam2_core.data.clips import DataError
@@ -73,6 +74,7 @@ def main(argv: list[str] | None = None) -> int:
         Exit code: 0 finished, 1 failed with a message or some clips could not be measured.
     """
     args = _parser().parse_args(argv)
+    keep_freed_memory()
     console = Console(stderr=True)
     logging.basicConfig(level="WARNING", handlers=[RichHandler(console=console)])
     if args.threads:

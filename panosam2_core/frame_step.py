@@ -280,7 +280,9 @@ class FrameStep:
                 near = torch.cat([self._reachable(sight) for sight in group])
                 decoded = stay_near(self.model, decoded, near, pano=pano)
             if self.config.wraps and self.config.least_score:
-                decoded = doubt(self.model, decoded, self.config.least_score)
+                usual = [sight.track.usual_score for sight in group]
+                least = self.config.least_score * decoded.score.new_tensor(usual)
+                decoded = doubt(self.model, decoded, least)
             decoded = self._leave_out(decoded, [sight.chart for sight in group])
             predictions += self._observed(group, features, decoded)
         return predictions

@@ -150,13 +150,13 @@ def stay_near(model: PanoSAM2, decoded: Decoded, near: Tensor, *, pano: bool = T
     return _with_mask(model, decoded, keep_near(decoded.logits, near, wraps=pano))
 
 
-def doubt(model: PanoSAM2, decoded: Decoded, least: float) -> Decoded:
+def doubt(model: PanoSAM2, decoded: Decoded, least: Tensor) -> Decoded:
     """Take objects for hidden whose masks the network itself does not believe.
 
     Args:
         model: the network.
         decoded: masks of B objects.
-        least: predicted IoU that a mask must have.
+        least: (B,) predicted IoU that their masks must have.
 
     Returns:
         The masks; an object with a lower one is absent in every respect.

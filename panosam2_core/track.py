@@ -38,6 +38,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from panosam2_core.allocator import keep_freed_memory
 from panosam2_core.arguments import numbers
 from panosam2_core.build import load_model
 from panosam2_core.config import PROMPT_VIEWS, TrackerConfig
@@ -63,6 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         Exit code: 0 finished, 1 failed with a message, 130 interrupted.
     """
     args = _parse(argv)
+    keep_freed_memory()
     console = Console(stderr=True)
     logging.basicConfig(level="WARNING", handlers=[RichHandler(console=console)])
     signals: list[int] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from panosam2_core.results import FrameResult, ObjectResult, ObjectState, View
 from panosam2_core.tracks import Close, Outlook, Picture, Prediction, Track
 from panosam2_core.zoom import outlook as outlook_after
 
+SCORE_RATE = 0.1  # weight of a frame in an object's usual score
 _SNAPSHOT_VERSION = 3
 _SNAPSHOT_TYPES: list[Any] = [
     Track,
@@ -272,7 +273,7 @@ class PanoTracker:
             with clock.stage("postprocess"):
                 result = self._report([predictions[i] for i in order], size_hw, clock)
             outlooks = self._outlooks(step, predictions, result, given)
-        self._commit(predictions, outlooks, result)
+        self._commit(predictions, outlooks, result, given)
         return result
 
     def _prompted_track(self, prompt: Prompt) -> Track:
@@ -320,6 +321,7 @@ class PanoTracker:
         predictions: Mapping[int, Prediction],
         outlooks: Mapping[int, Outlook],
         result: FrameResult,
+        prompted: Collection[int],
     ) -> None:
         """The only place where a step changes the state, after all that can fail."""
         for object_id, found in result.objects.items():
@@ -339,6 +341,9 @@ class PanoTracker:
             if outlook.close and outlook.zoomed:
                 outlook.close.memory.observe(outlook.zoomed)
             track.close = outlook.close
+            if found.state is ObjectState.VISIBLE and object_id not in prompted:
+                usual = track.usual_score or found.mask_score
+                track.usual_score = usual + SCORE_RATE * (found.mask_score - usual)
             track.last_seen = self._now - found.frames_since_seen
             track.label = found.label
             self._tracks[object_id] = track

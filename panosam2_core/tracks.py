@@ -66,6 +66,7 @@ class Track:
         memory: of the panorama.
         clock: its time, see :class:`Close`.
         placed: index in the stream of the frame that ``memory.region`` is of.
+        usual_score: moving average of the IoU that the network predicts for its masks; 0: unknown.
         close: its local views, once there has been one.
     """
 
@@ -76,6 +77,7 @@ class Track:
     memory: ObjectMemory
     clock: int
     placed: int
+    usual_score: float = 0.0
     close: Close | None = None
 
     @property

@@ -20,6 +20,7 @@ import torch
 from rich.console import Console
 from rich.logging import RichHandler
 
+from panosam2_core.allocator import keep_freed_memory
 from panosam2_core.errors import PanoSAM2Error
 from panosam2_core.training.loop import Trainer
 from panosam2_core.training.parallel import join_processes
@@ -52,6 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")
     parser.add_argument("--log-every", type=int, default=20, help="steps between two log lines")
     args = parser.parse_intermixed_args(argv)
+    keep_freed_memory()
     console = Console(stderr=True)
     logging.basicConfig(
         level="INFO", format="%(message)s", handlers=[RichHandler(console=console)]

@@ -32,6 +32,7 @@ from std_msgs.msg import Header
 from std_srvs.srv import SetBool, Trigger
 
 from panosam2_core import ConfigError, PanoSAM2Error, PanoTracker, Prompt, load_model
+from panosam2_core.allocator import keep_freed_memory
 from panosam2_core.build import shipped_weights
 from panosam2_ros import parameters
 from panosam2_ros.diagnostics import to_message
@@ -509,6 +510,7 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: Command line; None takes the process's own.
     """
+    keep_freed_memory()
     with running(TrackerNode, args) as node:
         logs = NodeLogHandler(node.get_logger(), "panosam2_core", "panosam2_ros")
         executor = SingleThreadedExecutor()

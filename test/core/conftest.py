@@ -25,11 +25,12 @@ def randomize(model: nn.Module, seed: int) -> None:
 
 @pytest.fixture(scope="session")
 def small_nano() -> PanoSAM2:
-    """nano at 64x128 with random weights everywhere; objects count as visible."""
+    """nano at 64x128 with random weights everywhere; objects count as visible, masks as good."""
     torch.manual_seed(0)
     model = build_model(dataclasses.replace(VARIANTS["nano"], input_size=(64, 128)))
     randomize(model, seed=1)
     nn.init.constant_(model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias, 4.0)
+    nn.init.constant_(model.sam_mask_decoder.iou_prediction_head.layers[-1].bias, 4.0)
     return model.eval().requires_grad_(False)
 
 

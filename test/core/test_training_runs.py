@@ -25,10 +25,10 @@ from panosam2_core.data.augment import AugmentConfig
 from panosam2_core.data.clips import DataError
 from panosam2_core.losses.criterion import LossConfig
 from panosam2_core.training.loop import Trainer
+from panosam2_core.training.opening import make_source
 from panosam2_core.training.plan import DataConfig, TrainPlan, load_plan
 from panosam2_core.training.rollout import Schedule, rollout
 from panosam2_core.training.samples import Batches
-from panosam2_core.training.opening import make_source
 from panosam2_core.training.sources import MIN_PIXELS, Mixture, SyntheticSource
 from panosam2_core.weight_file import read_weights
 

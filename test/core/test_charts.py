@@ -1,0 +1,125 @@
+"""Charts: what is shown to the network comes back to where it was."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from panosam2_core.charts import LocalView, WholeFrame, search_views, settle
+from panosam2_core.geometry import erp
+from panosam2_core.geometry.bfov import BFoV, crop, recrop, uncrop
+from panosam2_core.model import PointPrompts
+
+FRAME = (512, 1024)
+INPUT = (256, 512)
+DIRECTIONS = [(0.0, 0.0), (3.1, 0.2), (1.0, 1.2), (-2.0, -1.5), (0.5, math.pi / 2)]
+
+
+def disc(lon: float, lat: float, radius: float, size_hw: tuple[int, int]) -> torch.Tensor:
+    """(1, 1, H, W) float, 1 within ``radius`` of a direction."""
+    centre = erp.lonlat_to_ray(*torch.tensor((lon, lat), dtype=torch.float64))
+    near = erp.rays(size_hw, dtype=torch.float64) @ centre > math.cos(radius)
+    return near[None, None].float()
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("degrees", [3, 8, 20, 60])
+def test_masks_survive_the_way_there_and_back(
+    direction: tuple[float, float], degrees: float
+) -> None:
+    width = math.radians(min(360.0, max(20.0, 4 * degrees)))
+    chart = LocalView(BFoV(*direction, width, width / 2))
+    mask = disc(*direction, math.radians(degrees / 2), (1024, 2048))
+    there = chart.gather(mask, (512, 1024)) * 20 - 10
+    back = chart.on_frame(there, (1024, 2048)) > 0
+    both = (back & (mask > 0)).sum() / (back | (mask > 0)).sum()
+    assert both >= 0.99
+
+
+def test_the_whole_sphere_as_a_view_is_the_frame() -> None:
+    picture = torch.rand(1, 3, *INPUT, generator=torch.Generator().manual_seed(0))
+    sphere = BFoV(0.0, 0.0, 2 * math.pi, math.pi)
+    assert (crop(picture, sphere, INPUT) - picture).abs().max() < 1e-4
+    exact = picture.double()
+    assert (uncrop(exact, sphere, INPUT, 0.0) - exact).abs().max() < 1e-4
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.floats(-3.1, 3.1), st.floats(-1.5, 1.5), st.floats(-0.3, 0.3), st.floats(-0.3, 0.3))
+def test_from_view_to_view_is_by_way_of_the_panorama(
+    lon: float, lat: float, right: float, up: float
+) -> None:
+    """What one view shows as another would, beside doing it with a fine panorama in between."""
+    source = BFoV(lon, lat, 1.0, 0.5)
+    target = BFoV(lon + right, max(-1.57, min(1.57, lat + up)), 0.8, 0.4)
+    seen = disc(lon, lat, 0.15, (1024, 2048))
+    there = crop(seen, source, (128, 256))
+    direct = recrop(there, source, target, (128, 256), 0.0)
+    around = crop(uncrop(there, source, (2048, 4096), 0.0), target, (128, 256))
+    assert ((direct > 0.5) == (around > 0.5)).float().mean() > 0.995
+
+
+def test_carrying_into_the_same_view_changes_nothing() -> None:
+    view = LocalView(BFoV(2.0, 0.7, 1.0, 0.5))
+    region = torch.rand(1, 64, 128, generator=torch.Generator().manual_seed(1)) > 0.5
+    assert torch.equal(view.carry(region, view.region)[0], region)
+
+
+def test_what_a_view_does_not_show_is_not_the_object() -> None:
+    view = LocalView(BFoV(0.0, 0.0, 1.0, 0.5))
+    everything = torch.full((1, 1, 64, 128), 7.0)
+    back = view.on_frame(everything, FRAME)
+    inside = disc(0.0, 0.0, 0.24, FRAME)[0, 0] > 0
+    outside = disc(0.0, 0.0, 0.6, FRAME)[0, 0] == 0
+    assert (back[0, 0][inside] > 0).all()
+    assert (back[0, 0][outside] < 0).all()
+
+
+def test_clicks_outside_of_a_view_are_not_placed() -> None:
+    view = LocalView(BFoV(0.0, 0.0, 1.0, 0.5))
+
+    def placed(u: float, v: float) -> PointPrompts | None:
+        one = PointPrompts(torch.tensor([[[u, v]]]), torch.ones(1, 1, dtype=torch.int32))
+        return view.place(one, INPUT)
+
+    ahead = placed(256.0, 128.0)
+    assert ahead is not None
+    assert torch.allclose(ahead.xy, torch.tensor([[[256.0, 128.0]]]), atol=1e-3)
+    assert placed(10.0, 128.0) is None
+    assert WholeFrame(pano=True).place(ahead, INPUT) is ahead
+
+
+@pytest.mark.parametrize("degrees", [60, 90, 120])
+def test_a_search_looks_everywhere_and_begins_where_the_object_was(degrees: float) -> None:
+    start = BFoV(2.0, 0.4, 1.0, 0.5)
+    views = search_views(start, math.radians(degrees))
+    covered = torch.zeros(1, 1, 90, 180, dtype=torch.bool)
+    for view in views:
+        covered |= view.on_frame(torch.ones(1, 1, 32, 64), (90, 180)) > 0
+    assert covered.all()
+
+    def away(view: LocalView) -> float:
+        rays = erp.lonlat_to_ray(
+            torch.tensor([view.region.lon, start.lon], dtype=torch.float64),
+            torch.tensor([view.region.lat, start.lat], dtype=torch.float64),
+        )
+        return float(torch.arccos((rays[0] @ rays[1]).clamp(-1, 1)))
+
+    distances = [away(view) for view in views]
+    assert distances == sorted(distances)
+    assert distances[0] < math.radians(degrees) / 2
+
+
+@given(st.integers(0, 63), st.integers(0, 127), st.integers(1, 20), st.integers(1, 20))
+def test_a_mask_prompt_is_never_empty(v: int, u: int, height: int, width: int) -> None:
+    share = torch.zeros(1, 1, 64, 128)
+    share[..., v : v + height, u : u + width] = 0.3
+    found = settle(share, 4)
+    assert found.any()
+    assert set(np.unique(found)) <= {0.0, 1.0}
+    assert torch.nn.functional.avg_pool2d(found, 4).max() > 0.5
