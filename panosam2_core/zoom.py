@@ -14,10 +14,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from panosam2_core.charts import LocalView
 from panosam2_core.frame_step import FrameStep
+from panosam2_core.geometry.region import measure
 from panosam2_core.memory.bank import ObjectMemory, Observation
 from panosam2_core.prompt_input import mask_input
 from panosam2_core.prompts import Prompt
@@ -60,17 +63,20 @@ def outlook(
     visible = found.state is ObjectState.VISIBLE
     if close and close.lost and not visible:
         return Outlook(dataclasses.replace(close, searched=close.searched + 1))
-    pursuit = begin(found) if visible and room else None
-    if pursuit:
-        return _zoomed(step, prediction, found, prompt, close, empty, pursuit)
+    if visible and room:
+        # The user's own mask is finer than what the panorama's masks can show of it.
+        exact = found.mask if prompt is None or prompt.mask is None else prompt.mask != 0
+        region = measure(exact, pano=True)
+        pursuit = begin(region) if region else None
+        if pursuit:
+            return _zoomed(step, prediction, exact, close, empty, pursuit)
     return Outlook(close and dataclasses.replace(close, pursuit=None, lost=False))
 
 
 def _zoomed(
     step: FrameStep,
     prediction: Prediction,
-    found: ObjectResult,
-    prompt: Prompt | None,
+    mask: npt.NDArray[np.bool_],
     close: Close | None,
     empty: Callable[[], ObjectMemory],
     pursuit: Pursuit,
@@ -78,9 +84,8 @@ def _zoomed(
     """From the panorama to a local view: what was seen on the one is told to the other."""
     view = LocalView(pursuit.view())
     features = step.encode([view])[1]
-    exact = prompt.mask if prompt and prompt.mask is not None else found.mask
     with step.clock.stage("decode"):
-        masks = mask_input(step.model, exact, view)
+        masks = mask_input(step.model, mask, view)
         decoded = prompt_masks(step.model, features, masks, pano=False)
     clock = close.clock if close else step.now
     zoomed = step.observe(features, decoded, clock, prompted=True, whole=False)[0]

@@ -104,7 +104,7 @@ def test_a_frame_is_encoded_once_and_equal_histories_run_as_one_batch(
     count("encode_image")
     count("condition")
     count("encode_memory")
-    tracker = PanoTracker(small_nano)
+    tracker = PanoTracker(small_nano, TrackerConfig(view="sphere", remember_hidden=True))
     tracker.step(noise_frames[0], PROMPTS[:3])
     calls.clear()
     tracker.step(noise_frames[1])

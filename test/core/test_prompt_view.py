@@ -12,6 +12,7 @@ import torch
 from panosam2_core import ConfigError, PanoTracker, Prompt, TrackerConfig
 from panosam2_core import prompt_view as module
 from panosam2_core.geometry import erp
+from panosam2_core.geometry.bfov import uncrop
 from panosam2_core.model import Decoded, PanoSAM2, PointPrompts
 from panosam2_core.motion import OUTSIDE
 from panosam2_core.prompt_view import look
@@ -75,15 +76,16 @@ def test_a_small_object_comes_back_at_its_place(
         points = PointPrompts(torch.tensor(box), torch.tensor([[2, 3]], dtype=torch.int32))
     found = look(seeing, painted(mask), points)
     assert found is not None
-    got = found.logits[0, 0].numpy() > 0
-    # A pixel of this little network's mask has 11 degrees: compare centres, not outlines.
-    rays = erp.rays((16, 32), dtype=torch.float64).numpy()
-    weight = np.cos(erp.lonlat_grid((16, 32))[1].numpy())[:, None] * got
+    decoded, view = found
+    fine = (64, 128)
+    got = uncrop(decoded.logits, view, fine, OUTSIDE)[0, 0].numpy() > 0
+    rays = erp.rays(fine, dtype=torch.float64).numpy()
+    weight = np.cos(erp.lonlat_grid(fine)[1].numpy())[:, None] * got
     mean = (rays * weight[..., None]).sum((0, 1))
     centre = erp.lonlat_to_ray(*torch.tensor((lon, lat), dtype=torch.float64)).numpy()
     assert got.any()
-    assert mean @ centre / np.linalg.norm(mean) > math.cos(math.radians(8))
-    assert (got & ~disc(lon, lat, math.radians(25), (16, 32))).sum() == 0
+    assert mean @ centre / np.linalg.norm(mean) > math.cos(math.radians(3))
+    assert (got & ~disc(lon, lat, math.radians(16), fine)).sum() == 0
 
 
 def test_a_large_object_is_left_to_the_panorama(seeing: PanoSAM2) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from panosam2_core import (
     TrackerConfig,
     UnknownObjectError,
 )
+from panosam2_core import frame_step as step_module
 from panosam2_core import tracker as tracker_module
 from panosam2_core.build import VARIANTS, build_model
 from panosam2_core.config import PROMPT_VIEWS
@@ -47,6 +49,12 @@ def logits_of(results: list[dict[int, Any]], object_id: int) -> npt.NDArray[np.f
     return np.stack([objects[object_id].logits for objects in results if object_id in objects])
 
 
+def panorama(**changes: Any) -> TrackerConfig:
+    """The whole frame always, and SAM2's rule that every frame is believed and remembered."""
+    rules: dict[str, Any] = {"view": "sphere", "least_score": 0.0, "remember_hidden": True}
+    return TrackerConfig(**rules, **changes)
+
+
 def test_the_same_clip_streamed_twice_gives_the_same_masks(
     small_nano: PanoSAM2, noise_frames: Frames
 ) -> None:
@@ -63,7 +71,7 @@ def test_seeded_draws_repeat_and_other_seeds_differ(
     small_nano: PanoSAM2, noise_frames: Frames
 ) -> None:
     def logits(seed: int) -> npt.NDArray[np.float32]:
-        tracker = PanoTracker(small_nano, TrackerConfig(seed=seed))
+        tracker = PanoTracker(small_nano, panorama(seed=seed))
         return logits_of(run(tracker, noise_frames[:20], {0: [POINT]}), 1)
 
     assert np.array_equal(logits(3), logits(3))
@@ -74,7 +82,7 @@ def test_draws_of_one_object_do_not_hang_on_the_others(
     small_nano: PanoSAM2, noise_frames: Frames
 ) -> None:
     def drawn(*first: Prompt) -> list[tuple[int, ...]]:
-        tracker = PanoTracker(small_nano, TrackerConfig(seed=3))
+        tracker = PanoTracker(small_nano, panorama(seed=3))
         results = run(tracker, noise_frames[:20], {0: [*first, POINT]})
         return [objects[1].long_term_frames for objects in results]
 
@@ -91,7 +99,7 @@ def test_draws_of_one_object_do_not_hang_on_the_others(
 def test_as_many_long_term_frames_are_drawn_as_asked_for(
     small_nano: PanoSAM2, noise_frames: Frames, count: int
 ) -> None:
-    config = TrackerConfig(long_frames=count, long_spacing=2)
+    config = panorama(long_frames=count, long_spacing=2)
     last = run(PanoTracker(small_nano, config), noise_frames[:16], {0: [POINT]})[-1]
     assert len(last[1].long_term_frames) == count
 
@@ -99,8 +107,8 @@ def test_as_many_long_term_frames_are_drawn_as_asked_for(
 def test_long_memory_changes_the_stream_only_after_the_short_window(
     small_nano: PanoSAM2, noise_frames: Frames
 ) -> None:
-    on = logits_of(run(PanoTracker(small_nano), noise_frames[:12], {0: [POINT]}), 1)
-    off_tracker = PanoTracker(small_nano, TrackerConfig(long_frames=0))
+    on = logits_of(run(PanoTracker(small_nano, panorama()), noise_frames[:12], {0: [POINT]}), 1)
+    off_tracker = PanoTracker(small_nano, panorama(long_frames=0))
     off = logits_of(run(off_tracker, noise_frames[:12], {0: [POINT]}), 1)
     # Frame 0 is remembered as prompted; frame 1 is the first that can be a long-term one.
     assert np.array_equal(on[:8], off[:8])
@@ -144,7 +152,7 @@ def test_prompts_across_the_seam_also_work_with_absolute_codes(noise_frames: Fra
 
 
 def test_the_last_mask_guides_the_next_frame(small_nano: PanoSAM2, noise_frames: Frames) -> None:
-    tracker = PanoTracker(small_nano)
+    tracker = PanoTracker(small_nano, panorama())
     tracker.step(noise_frames[0], [Prompt(1, mask=MASK)])
     state = tracker.snapshot()
     guided = tracker.step(noise_frames[1]).objects[1].logits
@@ -164,7 +172,7 @@ def test_both_forms_of_pseudo_frames_track(noise_frames: Frames) -> None:
         config = dataclasses.replace(VARIANTS["nano"], input_size=(64, 128), pseudo_frames=form)
         model = build_model(config).eval().requires_grad_(False)
         torch.nn.init.constant_(model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias, 4.0)
-        found = run(PanoTracker(model), noise_frames[:12], {0: [POINT]})
+        found = run(PanoTracker(model, panorama()), noise_frames[:12], {0: [POINT]})
         assert found[-1][1].long_term_frames
         logits[form] = logits_of(found, 1)
     assert np.array_equal(logits["long"][:8], logits["short"][:8])
@@ -216,7 +224,7 @@ def test_rolling_the_video_rolls_the_masks(small_nano: PanoSAM2, noise_frames: F
 def test_state_is_flat_from_frame_20_to_frame_500(
     small_nano: PanoSAM2, noise_frames: Frames
 ) -> None:
-    tracker = PanoTracker(small_nano)
+    tracker = PanoTracker(small_nano, panorama())
     tracker.step(noise_frames[0], [POINT, Prompt(7, mask=MASK)])
     sizes = []
     for t in range(1, 500):
@@ -229,7 +237,7 @@ def test_state_is_flat_from_frame_20_to_frame_500(
 def test_an_object_can_be_prompted_on_several_frames_in_a_row(
     small_nano: PanoSAM2, noise_frames: Frames
 ) -> None:
-    tracker = PanoTracker(small_nano)
+    tracker = PanoTracker(small_nano, panorama())
     for t in range(20):
         prompted = t == 0 or 8 <= t < 16
         result = tracker.step(noise_frames[t], [POINT] if prompted else [])
@@ -297,7 +305,7 @@ def test_a_correction_reads_memory_and_mask_and_leaves_the_others_alone(
     clicks = {"points": [(60.0, 30.0), (90.0, 40.0)], "labels": [1, 0]}
 
     def fifth(prompt: Prompt | None) -> tuple[dict[int, Any], ...]:
-        tracker = PanoTracker(small_nano)
+        tracker = PanoTracker(small_nano, panorama())
         prompts = {0: [POINT, BOX], 5: [prompt] if prompt else []}
         return tuple(run(tracker, noise_frames[:9], prompts)[i] for i in (5, 8))
 
@@ -349,7 +357,7 @@ def test_partial_panoramas_have_directions_and_edges(
 
 
 def test_bfloat16_stays_near_float32(small_nano: PanoSAM2, noise_frames: Frames) -> None:
-    config = TrackerConfig(motion_gate_deg=0.0)  # a gate may tip over by a rounding
+    config = panorama(motion_gate_deg=0.0)  # a gate may tip over by a rounding
     exact = logits_of(run(PanoTracker(small_nano, config), noise_frames[:8], {0: [POINT]}), 1)
     small_nano.precision = torch.bfloat16
     try:
@@ -588,7 +596,7 @@ def test_what_is_counted_is_what_is_held(small_nano: PanoSAM2, noise_frames: Fra
         tracker.step(frame, many if t == 0 else [])
     for i in range(2, 7):
         tracker.remove(i)
-    tensors = tracker._tracks[1].memory.tensors()
+    tensors = tracker._tracks[1].tensors()
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
     assert sum(storages.values()) == tracker.state_bytes()
 
@@ -632,7 +640,7 @@ def test_a_snapshot_that_is_none_changes_nothing(
 
 
 @pytest.mark.parametrize(
-    "broken", ["observe", "propagate", "prompt_points", "measure", "resize_wrap"]
+    "broken", ["observe", "propagate", "prompt_points", "measure", "outlook_after"]
 )
 def test_a_step_that_fails_half_way_changes_nothing(
     small_nano: PanoSAM2, noise_frames: Frames, monkeypatch: pytest.MonkeyPatch, broken: str
@@ -649,7 +657,8 @@ def test_a_step_that_fails_half_way_changes_nothing(
             if fail and (t == 2 or t > 9):
                 before = tracker.snapshot()
                 with monkeypatch.context() as patch:
-                    patch.setattr(tracker_module, broken, failing(broken))
+                    where = tracker_module if hasattr(tracker_module, broken) else step_module
+                    patch.setattr(where, broken, failing(where, broken))
                     with pytest.raises(MemoryError, match="no more"):
                         tracker.step(frame, [*prompts(t), Prompt(9, points=[(100.0, 20.0)])])
                 assert tracker.snapshot() == before
@@ -657,8 +666,8 @@ def test_a_step_that_fails_half_way_changes_nothing(
             logits += [found.logits for found in result.objects.values()]
         return logits
 
-    def failing(name: str):
-        real, calls = getattr(tracker_module, name), []
+    def failing(where: ModuleType, name: str):
+        real, calls = getattr(where, name), []
 
         def fails_the_second_time(*args: object, **kwargs: object) -> object:
             calls.append(name)
@@ -668,6 +677,6 @@ def test_a_step_that_fails_half_way_changes_nothing(
 
         return fails_the_second_time
 
-    least = {"observe": 2, "propagate": 1, "prompt_points": 1, "measure": 2, "resize_wrap": 2}
+    least = {"observe": 2, "propagate": 1, "prompt_points": 1, "measure": 2, "outlook_after": 2}
     for wanted, got in zip(run(fail=False), run(fail=True), strict=True):
         np.testing.assert_array_equal(got, wanted)

@@ -1,0 +1,368 @@
+"""The tracker's local views: small things are followed in crops, and found again when lost.
+
+The laws are tested with a network that takes what is white for the object (only the mechanism is
+under test then) and with random weights (all arithmetic takes part).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch.nn import functional as F
+
+from panosam2_core import ConfigError, ObjectState, PanoTracker, Prompt, TrackerConfig
+from panosam2_core import frame_step as step_module
+from panosam2_core.geometry import erp
+from panosam2_core.model import Decoded, ImageFeatures, PanoSAM2
+from panosam2_core.pursuit import LADDER
+from panosam2_core.results import ObjectResult
+
+SIZE = (256, 512)
+WHOLE = 2 * math.pi
+
+
+def disc(lon: float, lat: float, radius: float) -> npt.NDArray[np.bool_]:
+    """Mask of a disc; ``lon`` to the left, degrees."""
+    angles = torch.tensor((-lon, lat), dtype=torch.float64).deg2rad()
+    rays = erp.rays(SIZE, dtype=torch.float64)
+    inside: npt.NDArray[np.bool_] = (
+        rays @ erp.lonlat_to_ray(*angles) > math.cos(math.radians(radius))
+    ).numpy()
+    return inside
+
+
+def picture(*masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+    """White where a mask is, black elsewhere."""
+    white = np.any(masks, axis=0) if masks else np.zeros(SIZE, bool)
+    return np.repeat(white[..., None], 3, axis=2).astype(np.uint8) * 255
+
+
+@pytest.fixture
+def seeing(small_nano: PanoSAM2, monkeypatch: pytest.MonkeyPatch) -> PanoSAM2:
+    """small_nano, but its masks are what is white in the picture that it is shown."""
+    grid = small_nano.grid_hw
+
+    def features_of(self: PanoSAM2, images: torch.Tensor, *, pano: bool) -> ImageFeatures:
+        real = encode(self, images, pano=pano)
+        low = self.pixel_mean.neg() / self.pixel_std
+        white = F.adaptive_avg_pool2d(
+            (images - low).mean(1, keepdim=True), (4 * grid[0], 4 * grid[1])
+        )
+        s1, s0 = real.skips
+        return ImageFeatures(real.top, real.position, (s1, s0 * 0 + white))
+
+    def white_is_it(*args: Any, **kwargs: Any) -> Decoded:
+        decoded = propagate(*args, **kwargs)
+        white = args[1].skips[1][:, :1]
+        seen = (white > 1).flatten(1).any(1, keepdim=True).float()
+        return decoded._replace(logits=(white - 1) * 10, object_logit=seen * 10 - 5)
+
+    encode, propagate = PanoSAM2.encode_image, step_module.propagate
+    monkeypatch.setattr(PanoSAM2, "encode_image", features_of)
+    monkeypatch.setattr(step_module, "propagate", white_is_it)
+    monkeypatch.setattr(step_module, "ALIKE", -1.0)
+    return small_nano
+
+
+def overlap(found: ObjectResult, truth: npt.NDArray[np.bool_]) -> float:
+    return float((found.mask & truth).sum() / max(1, (found.mask | truth).sum()))
+
+
+def centre_error_deg(found: ObjectResult, lon: float, lat: float) -> float:
+    truth = np.radians([lon, lat])
+    level = math.cos(truth[1])
+    ray = (level * math.cos(truth[0]), level * math.sin(truth[0]), math.sin(truth[1]))
+    return math.degrees(math.acos(min(1.0, float(found.bearing @ ray))))
+
+
+@pytest.mark.parametrize("lat", [0.0, 40.0, 70.0])
+def test_a_small_thing_is_followed_in_a_view_over_the_seam_and_past_a_pole(
+    seeing: PanoSAM2, lat: float
+) -> None:
+    tracker = PanoTracker(seeing, TrackerConfig(long_frames=0))
+    for t in range(20):
+        lon = 150.0 + 5 * t
+        truth = disc(lon, lat, 6)
+        prompts = [Prompt(1, mask=truth)] if t == 0 else []
+        found = tracker.step(picture(truth), prompts).objects[1]
+        assert found.state is ObjectState.VISIBLE
+        if t == 0:
+            continue
+        assert found.view is not None
+        assert found.view.width in LADDER
+        assert centre_error_deg(found, lon, lat) < 1.5
+        assert overlap(found, truth) > 0.6, "a pixel of this little network has a degree"
+        assert math.remainder(found.view.lon - math.radians(lon), WHOLE) * math.cos(
+            math.radians(lat)
+        ) == pytest.approx(0.0, abs=math.radians(8))
+
+
+def test_a_large_thing_is_left_to_the_panorama(seeing: PanoSAM2) -> None:
+    tracker = PanoTracker(seeing)
+    for t in range(3):
+        truth = disc(10.0 * t, 0, 40)
+        found = tracker.step(picture(truth), [Prompt(1, mask=truth)] if t == 0 else []).objects[1]
+        assert found.view is None
+        assert overlap(found, truth) > 0.8
+
+
+def test_what_grows_goes_back_to_the_panorama_and_what_shrinks_comes_again(
+    seeing: PanoSAM2,
+) -> None:
+    tracker = PanoTracker(seeing)
+    radii = [6, 9, 13, 19, 26, 34, 44, 44, 34, 24, 16, 10, 7, 6]
+    views = []
+    for t, radius in enumerate(radii):
+        truth = disc(30, 10, radius)
+        found = tracker.step(picture(truth), [Prompt(1, mask=truth)] if t == 0 else []).objects[1]
+        assert t == 0 or overlap(found, truth) > 0.6, t
+        views.append(found.view.width if found.view else WHOLE)
+    assert views[1] == pytest.approx(LADDER[0])
+    assert views[7] == WHOLE
+    assert views[-1] < WHOLE
+    rising = views[1:8]
+    assert rising == sorted(rising), "one rung after the other"
+
+
+@pytest.mark.parametrize("view", ["auto", "local"])
+def test_lost_and_found(seeing: PanoSAM2, view: str) -> None:
+    """Gone for 30 frames and back elsewhere: auto finds it, local keeps looking where it was."""
+    tracker = PanoTracker(seeing, TrackerConfig(view=view))
+    here, there = disc(40, 0, 6), disc(-120, 30, 6)
+    for t in range(8):
+        tracker.step(picture(here), [Prompt(1, mask=here)] if t == 0 else [])
+    for _ in range(30):
+        found = tracker.step(picture()).objects[1]
+        assert found.state is not ObjectState.VISIBLE
+        assert not found.mask.any()
+    needed = None
+    for t in range(60):
+        found = tracker.step(picture(there)).objects[1]
+        if found.state is ObjectState.VISIBLE:
+            assert overlap(found, there) > 0.5
+            needed = t if needed is None else needed
+    if view == "auto":
+        assert needed is not None
+        assert needed <= 1, "what is white is seen on the panorama at once"
+        assert found.view is not None
+        assert found.view.width == pytest.approx(LADDER[0])
+    else:
+        assert needed is None
+
+
+def test_a_search_looks_into_every_direction_one_chart_a_frame(
+    seeing: PanoSAM2, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too small for the panorama: only a local view shows it."""
+    tracker = PanoTracker(seeing)
+    here = disc(40, 0, 6)
+    for t in range(3):
+        tracker.step(picture(here), [Prompt(1, mask=here)] if t == 0 else [])
+    views, encoded = [], []
+    real = PanoSAM2.encode_image
+
+    def counted(self: PanoSAM2, images: torch.Tensor, *, pano: bool) -> ImageFeatures:
+        encoded.append(len(images))
+        return real(self, images, pano=pano)
+
+    monkeypatch.setattr(PanoSAM2, "encode_image", counted)
+    for t in range(60):
+        encoded.clear()
+        views.append(tracker.step(picture()).objects[1].view)
+        if t > 8:
+            assert encoded == [1], "an object that is lost costs no more than one that is not"
+    searched = views[9:]
+    whole = [v for v in searched if v is None]
+    assert abs(len(whole) - len(searched) / 2) <= 1, "the panorama and views take turns"
+    directions = {(v.lon, v.lat) for v in searched if v}
+    assert len(directions) >= 10
+
+
+def test_a_search_does_not_take_what_a_closer_look_does_not_show(
+    seeing: PanoSAM2, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = PanoTracker(seeing)
+    here = disc(40, 0, 6)
+    for t in range(3):
+        tracker.step(picture(here), [Prompt(1, mask=here)] if t == 0 else [])
+    for _ in range(10):
+        tracker.step(picture())
+    before = tracker.snapshot()
+    monkeypatch.setattr(step_module, "ALIKE", 1.1)  # nothing is alike enough
+    for _ in range(4):
+        found = tracker.step(picture(disc(-120, 30, 6))).objects[1]
+        assert found.state is not ObjectState.VISIBLE
+        assert not found.mask.any()
+    memory = tracker._tracks[1].close.memory
+    tracker.restore(before)
+    untouched = tracker._tracks[1].close.memory
+    assert len(memory.recent) == len(untouched.recent)
+    for one, other in zip(memory.recent, untouched.recent, strict=True):
+        assert torch.equal(one.memory_map, other.memory_map), "and learns nothing from it"
+
+
+def test_only_so_many_objects_have_views_of_their_own(seeing: PanoSAM2) -> None:
+    spots = [disc(60.0 * i, 10.0 * i, 6) for i in range(4)]
+    tracker = PanoTracker(seeing, TrackerConfig(max_local_views=2))
+    prompts = [Prompt(i + 1, mask=spot) for i, spot in enumerate(spots)]
+    tracker.step(picture(*spots), prompts)
+    found = tracker.step(picture(*spots)).objects
+    assert [found[i].view is not None for i in (1, 2, 3, 4)] == [True, True, False, False]
+    tracker.remove(1)
+    tracker.step(picture(*spots))
+    found = tracker.step(picture(*spots)).objects
+    assert sum(found[i].view is not None for i in (2, 3, 4)) == 2, "what is free is taken"
+
+
+def test_objects_in_views_run_as_one_batch_and_no_panorama_is_encoded(
+    seeing: PanoSAM2, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spots = [disc(100.0 * i, 0, 6) for i in range(3)]
+    tracker = PanoTracker(seeing)
+    tracker.step(picture(*spots), [Prompt(i + 1, mask=s) for i, s in enumerate(spots)])
+    calls: list[tuple[int, bool]] = []
+    real = PanoSAM2.encode_image
+
+    def counted(self: PanoSAM2, images: torch.Tensor, *, pano: bool) -> ImageFeatures:
+        calls.append((len(images), pano))
+        return real(self, images, pano=pano)
+
+    monkeypatch.setattr(PanoSAM2, "encode_image", counted)
+    for _ in range(3):
+        tracker.step(picture(*spots))
+    assert calls == [(3, False)] * 3
+
+
+def test_a_correction_in_the_view_and_one_beside_it(seeing: PanoSAM2) -> None:
+    tracker = PanoTracker(seeing, TrackerConfig(motion_gate_deg=0.0))
+    here = disc(0, 0, 6)
+    tracker.step(picture(here), [Prompt(1, mask=here)])
+    tracker.step(picture(here))
+    inside = Prompt(1, points=[(256.0, 128.0)], refine=True)
+    found = tracker.step(picture(here), [inside]).objects[1]
+    assert found.view is not None
+    tracker.step(picture(here))
+    outside = Prompt(1, points=[(20.0, 128.0)], refine=True)
+    assert tracker.step(picture(here), [outside]).objects[1].view is None
+
+
+FRAMES = np.random.default_rng(5).integers(0, 255, (30, 16, 32, 3), dtype=np.uint8)
+NOISE = [np.kron(frame, np.ones((8, 8, 1), np.uint8)) for frame in FRAMES]
+SPOT = np.zeros((128, 256), bool)
+SPOT[60:68, 100:110] = True
+OTHER = np.roll(SPOT, 90, axis=1)
+
+
+def logits_of(tracker: PanoTracker, frames: list[npt.NDArray[np.uint8]]) -> list[Any]:
+    return [
+        {i: found.logits for i, found in tracker.step(frame).objects.items()} for frame in frames
+    ]
+
+
+@pytest.fixture
+def free() -> TrackerConfig:
+    """Random weights see everything everywhere; what they see is not held to its place."""
+    return TrackerConfig(motion_gate_deg=0.0, least_score=0.0, half_maps=False)
+
+
+def pursued(tracker: PanoTracker) -> bool:
+    return any(track.pursued for track in tracker._tracks.values())
+
+
+def test_a_restored_tracker_goes_on_in_its_views(
+    small_nano: PanoSAM2, free: TrackerConfig
+) -> None:
+    tracker = PanoTracker(small_nano, free)
+    tracker.step(NOISE[0], [Prompt(1, mask=SPOT), Prompt(2, mask=OTHER)])
+    assert pursued(tracker)
+    logits_of(tracker, NOISE[1:12])
+    saved = tracker.snapshot()
+    expected = logits_of(tracker, NOISE[12:])
+    other = PanoTracker(small_nano, free)
+    assert other.restore(saved) == 12
+    for want, got in zip(expected, logits_of(other, NOISE[12:]), strict=True):
+        assert want.keys() == got.keys()
+        for i in want:
+            np.testing.assert_array_equal(want[i], got[i])
+
+
+def test_a_step_that_fails_in_a_view_changes_nothing(
+    small_nano: PanoSAM2, free: TrackerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = PanoTracker(small_nano, free)
+    tracker.step(NOISE[0], [Prompt(1, mask=SPOT), Prompt(2, mask=OTHER)])
+    assert pursued(tracker)
+    for t in range(1, 12):
+        before = tracker.snapshot()
+        with monkeypatch.context() as patch:
+            patch.setattr(PanoSAM2, "encode_memory", _no_more)
+            with pytest.raises(MemoryError, match="no more"):
+                tracker.step(NOISE[t])
+        assert tracker.snapshot() == before, t
+        tracker.step(NOISE[t])
+
+
+def _no_more(*_: object, **__: object) -> None:
+    raise MemoryError("no more")
+
+
+def test_state_in_views_is_bounded(seeing: PanoSAM2) -> None:
+    """Seen, hidden, lost and found again and again: it grows to its bound and no further."""
+    tracker = PanoTracker(seeing)
+    spots = [disc(40, 0, 6), disc(-100, 20, 7)]
+    tracker.step(picture(*spots), [Prompt(i + 1, mask=s) for i, s in enumerate(spots)])
+    sizes = []
+    for t in range(1, 300):
+        shown = spots if t % 20 < 11 else []
+        tracker.step(picture(*shown))
+        sizes.append(tracker.state_bytes())
+    assert max(sizes[200:]) == max(sizes[130:200])
+
+
+def test_switching_views_off_in_mid_stream_goes_back_to_the_panorama(seeing: PanoSAM2) -> None:
+    tracker = PanoTracker(seeing)
+    here = disc(40, 0, 18)
+    for t in range(4):
+        found = tracker.step(picture(here), [Prompt(1, mask=here)] if t == 0 else []).objects[1]
+    assert found.view is not None
+    tracker.config = dataclasses.replace(tracker.config, view="sphere")
+    for _ in range(3):
+        found = tracker.step(picture(here)).objects[1]
+        assert found.view is None
+        assert overlap(found, here) > 0.5
+    tracker.config = dataclasses.replace(tracker.config, view="auto")
+    tracker.step(picture(here))
+    assert tracker.step(picture(here)).objects[1].view is not None
+
+
+def test_a_roll_of_the_video_rolls_the_masks_in_views(
+    small_nano: PanoSAM2, free: TrackerConfig
+) -> None:
+    """Whole pixels of the frame; views follow continuously, the network's grid plays no part."""
+    shift = 37
+
+    def masks(roll: int) -> list[npt.NDArray[np.bool_]]:
+        tracker = PanoTracker(small_nano, free)
+        out = []
+        for t, frame in enumerate(NOISE[:2]):
+            prompts = [Prompt(1, mask=np.roll(SPOT, roll, axis=1))] if t == 0 else []
+            found = tracker.step(np.roll(frame, roll, axis=1), prompts).objects[1]
+            if t == 1:
+                assert found.view is not None
+            out.append(np.roll(found.mask, -roll, axis=1))
+        return out
+
+    here, there = masks(0)[1], masks(shift)[1]
+    assert (here & there).sum() / (here | there).sum() > 0.98
+
+
+@pytest.mark.parametrize("wrong", [{"view": "near"}, {"max_local_views": 0}, {"least_score": 2.0}])
+def test_settings_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        TrackerConfig(**wrong)
