@@ -1,6 +1,6 @@
 """PanoSAM2 beside `sam2` in the same run: time, work, memory, and if the masks are the same.
 
-    python benchmarks/run.py [sizes parts objects nano state start]
+    python benchmarks/run.py [sizes parts objects presets nano state start]
         [--device cpu|cuda] [--rounds 3] [--json FILE]
 
 Without names all of them. Every comparison is interleaved in one process: in each round every
@@ -13,6 +13,7 @@ sizes    Hiera-T, one object: 1024x1024 against upstream in float32 and in bfloa
          our 512x1024 against the 1024x1024 that upstream squeezes a panorama into.
 parts    what the panoramic decoder and the long-short memory cost, 512x1024, best precision.
 objects  four objects against upstream's four, 512x512.
+presets  work and time of PanoSAM2 at the sizes with names, and the bound of an Orin's GPU.
 nano     frames per second of the tracker's step, and of the whole node (the demo's summary).
 state    bytes that the state grows by in 10,000 frames.
 start    a process from its start to the first mask, over import, build and one frame.
@@ -43,10 +44,11 @@ import numpy as np
 import torch
 from sam2.sam2_video_predictor import SAM2VideoPredictor
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from panosam2_core import PanoTracker, Prompt, load_model
-from panosam2_core.build import VARIANTS, build_model, load_state, resolve_precision
+from panosam2_core.build import PRESETS, VARIANTS, build_model, load_state, resolve_precision
 from panosam2_core.evaluation.upstream import _empty_state, build_upstream
 from panosam2_core.memory.bank import FrameMemory, LongTermEntry, ObjectMemory
 from panosam2_core.model import PanoSAM2
@@ -54,6 +56,9 @@ from panosam2_core.step import observe, propagate
 
 NOW = 100  # index of the measured frame
 LONG_FRAMES = 2
+# Dense fp16 of a Jetson AGX Orin 64 GB at MAXN: a quarter of NVIDIA's 171 TOPS of sparse int8
+# (github.com/NVIDIA/Deep-Learning-Accelerator-SW). Not measured.
+ORIN_GFLOPS = 42_700.0
 GPU_KEYS = (
     "gpu.step_vs_eager",
     "gpu.step_vs_vos_optimized",
@@ -446,6 +451,24 @@ def objects(device: str, rounds: int) -> dict[str, Any]:
     }
 
 
+def presets(device: str, rounds: int) -> dict[str, Any]:
+    """Whole panoramic frames at the sizes that have names."""
+    peer, found = Peer(256, 1, device), {}
+    parts = {"pc_blocks": True, "previous_mask": True, "long_memory": True}
+    for name, size in PRESETS.items():
+        step = Ours(peer, size, best(device), **parts)
+        with sdpa_kernel(SDPBackend.MATH):  # or the fused kernels' work is not counted
+            work = gflops(step)
+        times, _ = interleave({name: step}, rounds)
+        found[name] = {
+            "size": size,
+            "gflops": round(work, 1),
+            "seconds": spread(times[name]["step"]),
+            "orin_ms_at_least": round(1e3 * work / ORIN_GFLOPS, 1),
+        }
+    return {"presets": found}
+
+
 def picture(height: int, width: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Coarse noise, so that there is something to see."""
     drawn = np.random.default_rng(0).integers(0, 255, (8, 16, 3), dtype=np.uint8)
@@ -532,6 +555,7 @@ BENCHMARKS: dict[str, Callable[[str, int], dict[str, Any]]] = {
     "sizes": sizes,
     "parts": parts,
     "objects": objects,
+    "presets": presets,
     "nano": nano,
     "state": state,
     "start": start,

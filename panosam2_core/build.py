@@ -46,6 +46,12 @@ VARIANTS: Mapping[str, ModelConfig] = {
     "nano": ModelConfig(),
     **{file.variant: dataclasses.replace(_SAM2, variant=file.variant) for file in OFFICIAL_FILES},
 }
+# Input sizes of the SAM2 variants by name. At `speed` no attention window of the trunk is padded.
+PRESETS: Mapping[str, tuple[int, int]] = {
+    "speed": (448, 896),
+    "balanced": (512, 1024),
+    "quality": (1024, 2048),
+}
 NANO_WEIGHTS = "weights/nano.safetensors"
 HELP = "see `python -m panosam2_core.weights list`"
 # Parts that SAM2's checkpoints do not have; everything else must be there.
@@ -80,7 +86,7 @@ def load_model(
     *,
     checkpoint: str | Path | None = None,
     device: str = "auto",
-    input_size: tuple[int, int] | None = None,
+    input_size: tuple[int, int] | str | None = None,
     precision: str = "auto",
     change: Callable[[ModelConfig], ModelConfig] | None = None,
 ) -> PanoSAM2:
@@ -91,7 +97,8 @@ def load_model(
         checkpoint: ``.safetensors`` written by this package, or Meta's ``.pt`` of SAM 2.0 or 2.1.
             Needed for every variant but ``nano``.
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
-        input_size: (height, width) the network sees, multiples of 32; ``None``: the variant's.
+        input_size: (height, width) the network sees, multiples of 32, or a key of
+            :data:`PRESETS`; ``None``: the variant's.
         precision: of the arithmetic; weights stay in float32. ``float32``, ``bfloat16``, or
             ``auto``: bfloat16 where the device multiplies matrices in it, see
             :func:`resolve_precision`.
@@ -120,11 +127,21 @@ def load_model(
         state = _without_unused_parts(state, model)
     load_state(model, state, source=str(path))
     if input_size is not None:
-        model.set_input_size(input_size)
+        model.set_input_size(_size(input_size))
     chosen = resolve_device(device)
     model.eval().requires_grad_(False).to(chosen)
     model.precision = resolve_precision(precision, chosen)
     return model
+
+
+def _size(wanted: tuple[int, int] | str) -> tuple[int, int]:
+    if not isinstance(wanted, str):
+        return wanted
+    if wanted not in PRESETS:
+        raise ConfigError(
+            f"input size must be (height, width) or one of {', '.join(PRESETS)}, got {wanted!r}"
+        )
+    return PRESETS[wanted]
 
 
 def _without_unused_parts(state: Mapping[str, Tensor], model: PanoSAM2) -> dict[str, Tensor]:
