@@ -13,7 +13,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from sam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
-from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
+from sam2.modeling.memory_attention import MemoryAttentionLayer
 from sam2.modeling.memory_encoder import CXBlock, Fuser, MaskDownSampler, MemoryEncoder
 from sam2.modeling.position_encoding import PositionEmbeddingSine
 from torch import Tensor, nn
@@ -24,6 +24,8 @@ from panosam2_core.identify import identify_network, identify_state
 from panosam2_core.key_report import KeyReport, compare_keys
 from panosam2_core.model import PanoSAM2
 from panosam2_core.nn.efficientnet_lite import EfficientNetLite0
+from panosam2_core.nn.hiera import make_faster
+from panosam2_core.nn.memory_attention import SharedMemoryAttention
 from panosam2_core.nn.position import GridRoPEAttention, LatitudeSine
 from panosam2_core.official import OFFICIAL_FILES, official_file
 from panosam2_core.weight_file import config_from_metadata, read_weights
@@ -43,6 +45,12 @@ _SAM2 = ModelConfig(
 VARIANTS: Mapping[str, ModelConfig] = {
     "nano": ModelConfig(),
     **{file.variant: dataclasses.replace(_SAM2, variant=file.variant) for file in OFFICIAL_FILES},
+}
+# Input sizes of the SAM2 variants by name. At `speed` no attention window of the trunk is padded.
+PRESETS: Mapping[str, tuple[int, int]] = {
+    "speed": (448, 896),
+    "balanced": (512, 1024),
+    "quality": (1024, 2048),
 }
 NANO_WEIGHTS = "weights/nano.safetensors"
 HELP = "see `python -m panosam2_core.weights list`"
@@ -78,7 +86,7 @@ def load_model(
     *,
     checkpoint: str | Path | None = None,
     device: str = "auto",
-    input_size: tuple[int, int] | None = None,
+    input_size: tuple[int, int] | str | None = None,
     precision: str = "auto",
     change: Callable[[ModelConfig], ModelConfig] | None = None,
 ) -> PanoSAM2:
@@ -89,9 +97,11 @@ def load_model(
         checkpoint: ``.safetensors`` written by this package, or Meta's ``.pt`` of SAM 2.0 or 2.1.
             Needed for every variant but ``nano``.
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
-        input_size: (height, width) the network sees, multiples of 32; ``None``: the variant's.
+        input_size: (height, width) the network sees, multiples of 32, or a key of
+            :data:`PRESETS`; ``None``: the variant's.
         precision: of the arithmetic; weights stay in float32. ``float32``, ``bfloat16``, or
-            ``auto``: bfloat16 on a GPU that has it, float32 elsewhere.
+            ``auto``: bfloat16 where the device multiplies matrices in it, see
+            :func:`resolve_precision`.
         change: turns the file's config into that of the network to build, for example one
             without a part; weights of parts that it does not have are left out.
 
@@ -117,11 +127,21 @@ def load_model(
         state = _without_unused_parts(state, model)
     load_state(model, state, source=str(path))
     if input_size is not None:
-        model.set_input_size(input_size)
+        model.set_input_size(_size(input_size))
     chosen = resolve_device(device)
     model.eval().requires_grad_(False).to(chosen)
     model.precision = resolve_precision(precision, chosen)
     return model
+
+
+def _size(wanted: tuple[int, int] | str) -> tuple[int, int]:
+    if not isinstance(wanted, str):
+        return wanted
+    if wanted not in PRESETS:
+        raise ConfigError(
+            f"input size must be (height, width) or one of {', '.join(PRESETS)}, got {wanted!r}"
+        )
+    return PRESETS[wanted]
 
 
 def _without_unused_parts(state: Mapping[str, Tensor], model: PanoSAM2) -> dict[str, Tensor]:
@@ -222,6 +242,9 @@ def resolve_device(device: str) -> torch.device:
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     """Turn the name of a precision into the type that arithmetic runs in.
 
+    ``auto`` takes bfloat16 on GPUs and CPUs (AVX512-BF16, AMX) with instructions for it. What it
+    gives and what it costs the masks: docs/speed.md.
+
     Args:
         precision: ``auto``, ``float32`` or ``bfloat16``.
         device: that it runs on.
@@ -234,9 +257,16 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     """
     if precision not in ("auto", "float32", "bfloat16"):
         raise ConfigError(f"precision must be auto, float32 or bfloat16, got {precision!r}")
-    fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    half = precision == "bfloat16" or (precision == "auto" and fast)
+    half = precision == "bfloat16" or (precision == "auto" and _multiplies_bfloat16(device))
     return torch.bfloat16 if half else torch.float32
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    # torch before 2.11 cannot tell what a CPU has.
+    tell: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
+    return any(tell().get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def load_state(model: PanoSAM2, state: Mapping[str, Tensor], *, source: str) -> KeyReport:
@@ -310,7 +340,7 @@ def _plain_sine(channels: int) -> nn.Module:
     return sine
 
 
-def _memory_attention(config: ModelConfig) -> MemoryAttention:
+def _memory_attention(config: ModelConfig) -> SharedMemoryAttention:
     def attention(**kwargs: Any) -> GridRoPEAttention:
         grid = (config.input_size[0] // 16, config.input_size[1] // 16)
         return GridRoPEAttention(
@@ -328,7 +358,7 @@ def _memory_attention(config: ModelConfig) -> MemoryAttention:
         self_attention=attention(),
         cross_attention=attention(rope_k_repeat=True, kv_in_dim=config.memory_dim),
     )
-    return MemoryAttention(
+    return SharedMemoryAttention(
         d_model=config.width,
         pos_enc_at_input=True,
         layer=layer,
@@ -341,15 +371,16 @@ def _build_hiera(config: ModelConfig) -> PanoSAM2:
     name = f"{family}_{config.variant}.yaml"
     with resources.as_file(resources.files("sam2") / "configs" / family / name) as path:
         source = OmegaConf.load(path).model
+    source.memory_attention._target_ = _name(SharedMemoryAttention)
     for layer in ("self_attention", "cross_attention"):
-        attention = source.memory_attention.layer[layer]
-        attention._target_ = f"{GridRoPEAttention.__module__}.{GridRoPEAttention.__qualname__}"
+        source.memory_attention.layer[layer]._target_ = _name(GridRoPEAttention)
     parts = {k: instantiate(v) for k, v in source.items() if isinstance(v, DictConfig)}
     scalars = {
         k: v
         for k, v in source.items()
         if not isinstance(v, DictConfig) and k not in ("_target_", "image_size")
     }
+    make_faster(parts["image_encoder"].trunk)
     return PanoSAM2(
         config,
         pixel_mean=(0.485, 0.456, 0.406),
@@ -357,3 +388,7 @@ def _build_hiera(config: ModelConfig) -> PanoSAM2:
         **parts,
         **scalars,
     )
+
+
+def _name(of: type) -> str:
+    return f"{of.__module__}.{of.__qualname__}"

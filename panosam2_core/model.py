@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -25,6 +26,8 @@ from torch import Tensor, nn
 from panosam2_core.config import ModelConfig, check_input_size
 from panosam2_core.geometry.erp import resize_wrap, wrap_pad
 from panosam2_core.nn.decoder import PanoMaskDecoder
+from panosam2_core.nn.derived import Derived
+from panosam2_core.nn.layers import FoldedSkip, make_faster
 from panosam2_core.nn.lsmm import LongShortMemory
 from panosam2_core.nn.pc_block import MaskFusion, PCBlock
 from panosam2_core.nn.position import GridRoPEAttention
@@ -59,8 +62,12 @@ class ImageFeatures(NamedTuple):
         Returns:
             Features of batch size B'.
         """
-        s1, s0 = self.skips
-        return ImageFeatures(self.top[index], self.position, (s1[index], s0[index]))
+        top, (s1, s0) = self.top, self.skips
+        if len(top) == 1:  # no copies, and the model sees that the objects share it
+            top, s1, s0 = (x.expand(len(index), -1, -1, -1) for x in (top, s1, s0))
+        else:
+            top, s1, s0 = top[index], s1[index], s0[index]
+        return ImageFeatures(top, self.position, (s1, s0))
 
 
 class MemoryTokens(NamedTuple):
@@ -145,6 +152,11 @@ class PanoSAM2(SAM2Base):  # type: ignore[misc]
             short = config.pseudo_frames == "short"
             self.lsmm = LongShortMemory(width, config.memory_dim, per_short_frame=short)
             self.reset_time_embed()
+        make_faster(self)
+        self._skips = [FoldedSkip(), FoldedSkip()]
+        self._codes: dict[str, Derived[Tensor]] = {
+            name: Derived() for name in ("image", "memory", "dense")
+        }
         self.set_input_size(config.input_size)
 
     def _build_sam_heads(self) -> None:
@@ -250,13 +262,23 @@ class PanoSAM2(SAM2Base):  # type: ignore[misc]
         """
         trunk, neck = self.image_encoder.trunk, self.image_encoder.neck
         levels = trunk(images, wrap=pano) if self.config.variant == "nano" else trunk(images)
-        features, positions = neck(levels)
-        s0 = self.sam_mask_decoder.conv_s0(features[0])
-        s1 = self.sam_mask_decoder.conv_s1(features[1])
+        decoder = self.sam_mask_decoder
+        s0 = self._skips[0](levels[0], neck.convs[-1].conv, decoder.conv_s0)
+        s1 = self._skips[1](levels[1], neck.convs[-2].conv, decoder.conv_s1)
         if self.config.pc_blocks:
             s1 = self.pano_decoder["skip1"](s1, wrap=pano)
             s0 = self.pano_decoder["skip0"](s0, wrap=pano)
-        return ImageFeatures(features[2], positions[2][:1], (s1, s0))
+        coarse = neck.convs[0](levels[3]).float()
+        top = neck.convs[1](levels[2]) + F.interpolate(coarse, scale_factor=2.0, mode="nearest")
+        return ImageFeatures(top, self._code(neck.position_encoding, top), (s1, s0))
+
+    def _code(self, encoding: nn.Module, grid: Tensor) -> Tensor:
+        """(1, C, h, w) position code of a grid, made once."""
+        name = "image" if encoding is self.image_encoder.neck.position_encoding else "memory"
+        code: Tensor = self._codes[name](
+            [self.pixel_mean], lambda: encoding(grid[:1]), grid.shape[-2:]
+        )
+        return code
 
     def condition(
         self,
@@ -282,19 +304,16 @@ class PanoSAM2(SAM2Base):  # type: ignore[misc]
         if memory is None:
             conditioned = top + self.no_mem_embed.reshape(1, -1, 1, 1)
         else:
-            attended = self.memory_attention(
-                curr=top.flatten(2).permute(2, 0, 1),
-                curr_pos=features.position.flatten(2).permute(2, 0, 1).expand(-1, len(top), -1),
-                memory=memory.tokens,
-                memory_pos=memory.positions,
-                num_obj_ptr_tokens=memory.num_pointer_tokens,
-            )
-            conditioned = attended.permute(1, 2, 0).reshape(top.shape)
+            conditioned = self.memory_attention(top, features.position, *memory)
         fused: Tensor = conditioned
-        if self.config.pc_blocks:
+        guide = previous_mask if self.config.previous_mask else None
+        if self.config.pc_blocks and guide is not None:
+            fusion: Any = self.pano_decoder["fusion"]
+            fused = fusion.after(self.pano_decoder["top"], fused, guide, wrap=pano)
+        elif self.config.pc_blocks:
             fused = self.pano_decoder["top"](fused, wrap=pano)
-        if self.config.previous_mask and previous_mask is not None:
-            fused = self.pano_decoder["fusion"](fused, previous_mask)
+        elif guide is not None:
+            fused = self.pano_decoder["fusion"](fused, guide)
         return fused
 
     def encode_mask(self, logits: Tensor, *, pano: bool) -> Tensor:
@@ -430,8 +449,7 @@ class PanoSAM2(SAM2Base):  # type: ignore[misc]
         Returns:
             (1, D, h, w).
         """
-        code: Tensor = self.memory_encoder.position_encoding(memory_map[:1])
-        return code
+        return self._code(self.memory_encoder.position_encoding, memory_map)
 
     @staticmethod
     def gate(logits: Tensor, object_logit: Tensor) -> Tensor:
@@ -461,7 +479,10 @@ class PanoSAM2(SAM2Base):  # type: ignore[misc]
 
     def _position(self, shift: Tensor | None) -> Tensor:
         """Dense position code, (B or 1, C, h, w), its middle column moved by ``shift``."""
-        code: Tensor = self.sam_prompt_encoder.get_dense_pe()
+        encoder = self.sam_prompt_encoder
+        matrix = encoder.pe_layer.positional_encoding_gaussian_matrix
+        make: Callable[[], Tensor] = encoder.get_dense_pe
+        code = self._codes["dense"]([matrix], make, encoder.image_embedding_size)
         if shift is None:
             return code
         columns = torch.arange(code.shape[-1], device=code.device)
@@ -470,20 +491,18 @@ class PanoSAM2(SAM2Base):  # type: ignore[misc]
 
     def _embed_points(self, prompts: PointPrompts | None, shift: Tensor | None, n: int) -> Tensor:
         encoder = self.sam_prompt_encoder
-        device = encoder.no_mask_embed.weight.device
-        if prompts is None:
-            xy = torch.zeros(n, 1, 2, device=device)
-            labels = -torch.ones(n, 1, dtype=torch.int32, device=device)
-        else:
-            xy, labels = prompts.xy, prompts.labels
-            if shift is not None:
-                width = self.input_size[1]
-                left = (xy[:, :1, 0] - shift[:, None] * STRIDE) % width
-                # Later points keep their distance to the first, so a box stays in one piece.
-                x = left + (xy[..., 0] - xy[:, :1, 0])
-                xy = torch.stack([x, xy[..., 1]], dim=-1)
-            xy = xy - 0.5  # SAM2 takes pixel-centre coordinates and adds the half pixel back
-        embedded: Tensor = encoder._embed_points(xy, labels, pad=True)
+        if prompts is None:  # two times "no point", as SAM2 has it
+            nothing: Tensor = encoder.not_a_point_embed.weight
+            return nothing.expand(n, 2, -1)
+        xy = prompts.xy
+        if shift is not None:
+            width = self.input_size[1]
+            left = (xy[:, :1, 0] - shift[:, None] * STRIDE) % width
+            # Later points keep their distance to the first, so a box stays in one piece.
+            x = left + (xy[..., 0] - xy[:, :1, 0])
+            xy = torch.stack([x, xy[..., 1]], dim=-1)
+        xy = xy - 0.5  # SAM2 takes pixel-centre coordinates and adds the half pixel back
+        embedded: Tensor = encoder._embed_points(xy, prompts.labels, pad=True)
         return embedded
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from panosam2_core.geometry.erp import wrap_pad
+from panosam2_core.nn.derived import arithmetic_type
+from panosam2_core.nn.wrap import pad_edges
 
 
 class Stage(NamedTuple):
@@ -53,10 +55,13 @@ def same_conv(conv: nn.Conv2d, x: Tensor, *, wrap: bool) -> Tensor:
         (B, C', H / stride, W / stride).
     """
     total = conv.kernel_size[0] - conv.stride[0]
-    before, after = total // 2, total - total // 2
-    x = wrap_pad(x, before, after) if wrap else F.pad(x, (before, after))
-    out: Tensor = conv(F.pad(x, (0, 0, before, after)))
+    edges = total // 2, total - total // 2
+    out: Tensor = conv(pad_edges(x, edges, edges, wrap=wrap))
     return out
+
+
+def _relu6(x: Tensor) -> Tensor:
+    return F.relu6(x, inplace=not torch.is_grad_enabled())
 
 
 class InvertedResidual(nn.Module):
@@ -86,8 +91,8 @@ class InvertedResidual(nn.Module):
         Returns:
             (B, C', H / stride, W / stride).
         """
-        y = x if self.expand is None else F.relu6(self.expand(x))
-        y = F.relu6(same_conv(self.depthwise, y, wrap=wrap))
+        y = x if self.expand is None else _relu6(self.expand(x))
+        y = _relu6(same_conv(self.depthwise, y, wrap=wrap))
         projected: Tensor = self.project(y)
         return x + projected if self.residual else projected
 
@@ -125,7 +130,8 @@ class EfficientNetLite0(nn.Module):
             Four maps, finest first: (B, 24, H/4, W/4), (B, 40, H/8, W/8), (B, 112, H/16, W/16),
             (B, 320, H/32, W/32).
         """
-        x = F.relu6(same_conv(self.stem, images, wrap=wrap))
+        images = images.to(arithmetic_type(images), memory_format=torch.channels_last)
+        x = _relu6(same_conv(self.stem, images, wrap=wrap))
         outputs = []
         for index, blocks in enumerate(self.stages):
             for block in blocks:  # type: ignore[attr-defined]

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from panosam2_core.nn.derived import Derived, arithmetic_type
 from panosam2_core.nn.wrap import wrap_conv
 
 
@@ -27,6 +28,7 @@ class PCBlock(nn.Module):
         self.conv5 = nn.Conv2d(channels, channels, 5)
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
+        self._folded: Derived[tuple[Tensor, Tensor]] = Derived()
 
     def forward(self, x: Tensor, *, wrap: bool) -> Tensor:
         """Mix neighbours across the seam.
@@ -38,7 +40,14 @@ class PCBlock(nn.Module):
         Returns:
             (B, C, H, W).
         """
-        return wrap_conv(x, *self.folded(), wrap=wrap)
+        dtype = arithmetic_type(x)
+
+        def fold() -> tuple[Tensor, Tensor]:
+            weight, bias = self.folded()
+            return as_kernel(weight, dtype), bias.to(dtype)
+
+        kernel = self._folded(list(self.parameters()), fold, dtype)
+        return wrap_conv(x.to(dtype), *kernel, wrap=wrap)
 
     def folded(self) -> tuple[Tensor, Tensor]:
         """The block as one convolution: without a nonlinearity inside, sum and identity fold.
@@ -72,6 +81,7 @@ class MaskFusion(nn.Module):
             self.proj.weight.zero_()
             self.proj.weight[:, :channels, 0, 0] = torch.eye(channels)
             nn.init.zeros_(self.proj.bias)  # type: ignore[arg-type]
+        self._joined: Derived[tuple[Tensor, Tensor, Tensor]] = Derived()
 
     def forward(self, feature: Tensor, mask_feature: Tensor) -> Tensor:
         """Fuse.
@@ -85,3 +95,42 @@ class MaskFusion(nn.Module):
         """
         fused: Tensor = self.proj(torch.cat([feature, mask_feature], dim=1))
         return fused
+
+    def after(self, block: PCBlock, x: Tensor, mask_feature: Tensor, *, wrap: bool) -> Tensor:
+        """Fuse what a PC block makes of ``x``: its kernel and ours are one.
+
+        Args:
+            block: of the same channels.
+            x: (B, C, h, w).
+            mask_feature: (B, C, h, w).
+            wrap: circular columns.
+
+        Returns:
+            (B, C, h, w), equal to ``self(block(x, wrap=wrap), mask_feature)``.
+        """
+        dtype = arithmetic_type(x)
+
+        def fold() -> tuple[Tensor, Tensor, Tensor]:
+            weight, bias = block.folded()
+            own, other = self.proj.weight[:, :, 0, 0].chunk(2, dim=1)
+            joined = torch.einsum("oc,cikl->oikl", own, weight)
+            offset = own @ bias + self.proj.bias  # type: ignore[operator]
+            return as_kernel(joined, dtype), offset.to(dtype), other[..., None, None].to(dtype)
+
+        sources = [*block.parameters(), *self.proj.parameters()]
+        weight, bias, other = self._joined(sources, fold, dtype)
+        mask_part = F.conv2d(mask_feature.to(dtype), other)
+        return wrap_conv(x.to(dtype), weight, bias, wrap=wrap) + mask_part
+
+
+def as_kernel(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """Prepare a kernel for features in ``torch.channels_last``.
+
+    Args:
+        weight: (C', C, k, k).
+        dtype: of the features.
+
+    Returns:
+        The same numbers.
+    """
+    return weight.to(dtype, memory_format=torch.channels_last)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,8 @@ from sam2.modeling.sam.transformer import RoPEAttention
 from torch import Tensor, nn
 
 from panosam2_core.errors import ConfigError
+from panosam2_core.nn.attention import attend_in_blocks
+from panosam2_core.nn.derived import Derived
 
 
 class LatitudeSine(nn.Module):
@@ -74,6 +77,10 @@ class GridRoPEAttention(RoPEAttention):  # type: ignore[misc]
     equivariant to rolls by whole tokens, keys without a place included.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._values: Derived[tuple[Tensor, Tensor]] = Derived()
+
     def set_grid(self, grid_hw: tuple[int, int], *, harmonic: bool) -> None:
         """Choose the token grid.
 
@@ -103,19 +110,22 @@ class GridRoPEAttention(RoPEAttention):  # type: ignore[misc]
             ConfigError: when the queries or keys are not whole maps of the grid.
         """
         tokens = self.grid_hw[0] * self.grid_hw[1]
-        maps, rest = divmod(k.shape[1] - num_k_exclude_rope, tokens)
-        if q.shape[1] != tokens or rest:
+        num_placed = k.shape[1] - num_k_exclude_rope
+        if q.shape[1] != tokens or num_placed % tokens:
             raise ConfigError(
                 f"attention was built for {self.grid_hw} tokens; got {q.shape[1]} queries and "
-                f"{k.shape[1] - num_k_exclude_rope} placed keys; call set_input_size first"
+                f"{num_placed} placed keys; call set_input_size first"
             )
+        # Blocks pay on a CPU only, and for gradients all their scores would have to be kept.
+        if q.device.type == "cpu" and self.num_heads == 1 and not torch.is_grad_enabled():
+            return self._forward_in_blocks(q, k, v, num_placed)
         q, k, v = (
             self._separate_heads(x, self.num_heads)
             for x in (self.q_proj(q), self.k_proj(k), self.v_proj(v))
         )
         table = self.freqs_cis = self.freqs_cis.to(q.device)
-        placed, free = k[:, :, : maps * tokens], k[:, :, maps * tokens :]
-        placed, turned = _rotate(placed, table.repeat(maps, 1)), _rotate(q, table)
+        placed, free = k[:, :, :num_placed], k[:, :, num_placed:]
+        placed, turned = rotate(placed, table), rotate(q, table)
         if self.harmonic and num_k_exclude_rope:
             # A turned query against a key without a place would depend on the absolute yaw.
             scores = torch.cat([turned @ placed.mT, q @ free.mT], dim=-1)
@@ -127,7 +137,44 @@ class GridRoPEAttention(RoPEAttention):  # type: ignore[misc]
         projected: Tensor = self.out_proj(self._recombine_heads(out))
         return projected
 
+    def _forward_in_blocks(self, q: Tensor, k: Tensor, v: Tensor, num_placed: int) -> Tensor:
+        """The same for one head, over the values as they come.
 
-def _rotate(x: Tensor, table: Tensor) -> Tensor:
-    pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
-    return torch.view_as_real(pairs * table).flatten(3).to(x.dtype)
+        Values are projected linearly before and after the mean that attention takes of them, so
+        one projection of the mean does: over a memory map that has a quarter of the channels.
+        """
+        scale = 1 / math.sqrt(self.internal_dim)
+        queries, keys = self.q_proj(q), self.k_proj(k)
+        dtype = keys.dtype
+        turned = rotate(queries, self.freqs_cis * scale)
+        placed, free = rotate(keys[:, :num_placed], self.freqs_cis), keys[:, num_placed:]
+        if self.harmonic:
+            pairs = [(turned, placed), (queries * scale, free)]
+        else:
+            pairs = [(turned, torch.cat([placed, free], dim=1))]
+        mean = attend_in_blocks([pair for pair in pairs if pair[1].shape[1]], v.to(dtype))
+        first, last = self.v_proj, self.out_proj
+        weight, bias = self._values(
+            [first.weight, first.bias, last.weight, last.bias],
+            lambda: (
+                (last.weight @ first.weight).to(dtype),
+                (last.weight @ first.bias + last.bias).to(dtype),
+            ),
+            dtype,
+        )
+        return F.linear(mean, weight, bias)
+
+
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Turn pairs of channels by the phases of their places.
+
+    Args:
+        x: (..., M * rows * columns, C) of whole maps.
+        table: (rows * columns, C / 2) complex.
+
+    Returns:
+        Like ``x``.
+    """
+    maps = x.float().reshape(*x.shape[:-2], -1, *table.shape, 2)
+    turned = torch.view_as_real(torch.view_as_complex(maps) * table)
+    return turned.reshape(x.shape).to(x.dtype)

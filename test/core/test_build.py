@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from panosam2_core import CheckpointError, ConfigError, ModelConfig, load_model
-from panosam2_core.build import VARIANTS, build_model
+from panosam2_core.build import PRESETS, VARIANTS, build_model, resolve_precision
 from panosam2_core.training.checkpoint import save_weights
 from panosam2_core.weight_file import config_from_metadata, config_to_metadata, read_weights
 
@@ -40,6 +40,8 @@ def test_sizes_and_names_that_do_not_exist_are_refused() -> None:
         load_model("nano", device="cpu", input_size=(100, 200))
     with pytest.raises(ConfigError, match="unknown variant 'huge'; known: nano"):
         load_model("huge")
+    with pytest.raises(ConfigError, match="speed, balanced, quality, got 'fast'"):
+        load_model("nano", device="cpu", input_size="fast")
     with pytest.raises(ConfigError, match="device must be"):
         load_model("nano", device="abacus")
     with pytest.raises(CheckpointError, match="needs checkpoint=PATH"):
@@ -143,3 +145,22 @@ def test_model_config_survives_the_weight_file() -> None:
     assert config_from_metadata(config_to_metadata(config)) == config
     with pytest.raises(CheckpointError, match="no usable model config"):
         config_from_metadata({"config": "{}x"})
+
+
+def test_presets_are_panoramas_that_the_trunk_divides_into_patches() -> None:
+    for name, (height, width) in PRESETS.items():
+        assert width == 2 * height
+        assert load_model("nano", device="cpu", input_size=name).input_size == (height, width)
+    # Windows of 14 and 7 tokens at strides 16 and 32.
+    assert all(side % 224 == 0 for side in PRESETS["speed"])
+
+
+@pytest.mark.parametrize("has", [{}, {"avx512_bf16": True}, {"amx_bf16": True}])
+def test_auto_takes_half_precision_where_the_cpu_multiplies_in_it(
+    has: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    cpu = torch.device("cpu")
+    expected = torch.bfloat16 if has else torch.float32
+    assert resolve_precision("auto", cpu) == expected
+    assert resolve_precision("float32", cpu) == torch.float32

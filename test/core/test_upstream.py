@@ -179,7 +179,13 @@ def test_an_object_that_comes_and_goes_equals_the_video_predictor(
     assert hidden.index(True) < FRAMES - hidden[::-1].index(False), "it never comes back"
     path = tmp_path / "comes_and_goes.pt"
     torch.save({"model": predictor.state_dict()}, path)
-    model = load_model("hiera_t", checkpoint=path, device="cpu", input_size=(SIZE, SIZE))
+    model = load_model(
+        "hiera_t",
+        checkpoint=path,
+        device="cpu",
+        input_size=(SIZE, SIZE),
+        precision="float32",
+    )
     tracker = PanoTracker(model, TrackerConfig(pano=False, long_frames=0))
     for t, (frame, theirs) in enumerate(zip(frames, logits_in(state, FRAMES), strict=True)):
         prompts = [Prompt(1, points=[(120.5, 100.5)])] if t == 0 else ()
@@ -287,7 +293,13 @@ def test_the_comparison_notices_a_fault(
     fault: Callable[[PanoSAM2], None],
 ) -> None:
     frames = video[1]
-    model = load_model("hiera_t", checkpoint=checkpoint, device="cpu", input_size=(SIZE, SIZE))
+    model = load_model(
+        "hiera_t",
+        checkpoint=checkpoint,
+        device="cpu",
+        input_size=(SIZE, SIZE),
+        precision="float32",
+    )
     fault(model)
     tracker = PanoTracker(model, TrackerConfig(pano=False, long_frames=0))
     prompt = Prompt(1, points=[(120.5, 100.5)])

@@ -1,0 +1,123 @@
+"""SAM2's and torch's layers, computed faster: same names, same weights, same results."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from sam2.modeling.sam2_utils import LayerNorm2d
+from torch import Tensor, nn
+
+from panosam2_core.nn.derived import Derived, arithmetic_type
+
+
+class _CastOnce(nn.Module):
+    """Mixed into layers: autocast casts frozen weights on every call, this does it once."""
+
+    _cast: Derived[tuple[Tensor, Tensor | None]]
+
+    def parameters_for(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias in the type that ``x`` is computed in."""
+        dtype = arithmetic_type(x)
+        weight, bias = self._parameters["weight"], self._parameters["bias"]
+        if weight is None or dtype == weight.dtype or torch.is_grad_enabled():
+            return self.weight, bias  # type: ignore[return-value]
+
+        def cast() -> tuple[Tensor, Tensor | None]:
+            return weight.to(dtype), None if bias is None else bias.to(dtype)
+
+        return self._cast([weight] if bias is None else [weight, bias], cast, dtype)
+
+
+class CastOnceLinear(_CastOnce, nn.Linear):
+    """``nn.Linear`` that keeps its weights in autocast's type."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute as ``nn.Linear`` does."""
+        return F.linear(x, *self.parameters_for(x))
+
+
+class CastOnceConv2d(_CastOnce, nn.Conv2d):
+    """``nn.Conv2d`` that keeps its weights in autocast's type."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute as ``nn.Conv2d`` does."""
+        out: Tensor = self._conv_forward(x, *self.parameters_for(x))
+        return out
+
+
+class CastOnceConvTranspose2d(_CastOnce, nn.ConvTranspose2d):
+    """Unpadded ``nn.ConvTranspose2d`` that keeps its weights in autocast's type."""
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Compute as ``nn.ConvTranspose2d`` does."""
+        weight, bias = self.parameters_for(x)
+        return F.conv_transpose2d(x, weight, bias, self.stride)
+
+
+class FoldedSkip:
+    """Two 1x1 convolutions in a row as one: there is no nonlinearity between them."""
+
+    def __init__(self) -> None:
+        self._folded: Derived[tuple[Tensor, Tensor]] = Derived()
+
+    def __call__(self, x: Tensor, first: nn.Conv2d, second: nn.Conv2d) -> Tensor:
+        """Compute ``second(first(x))``.
+
+        Args:
+            x: (B, C, H, W).
+            first: C to C'.
+            second: C' to C''.
+
+        Returns:
+            (B, C'', H, W).
+        """
+        dtype = arithmetic_type(x)
+
+        def fold() -> tuple[Tensor, Tensor]:
+            matrix = second.weight[:, :, 0, 0]
+            weight = matrix @ first.weight[:, :, 0, 0]
+            bias = matrix @ first.bias + second.bias  # type: ignore[operator]
+            return weight[..., None, None].to(dtype), bias.to(dtype)
+
+        sources = [*first.parameters(), *second.parameters()]
+        return F.conv2d(x.to(dtype), *self._folded(sources, fold, dtype))
+
+
+class NormOfChannels(LayerNorm2d):  # type: ignore[misc]
+    """SAM2's ``LayerNorm2d`` as one kernel instead of nine."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize every pixel over its channels.
+
+        Args:
+            x: (B, C, H, W), best in ``torch.channels_last``.
+
+        Returns:
+            Like ``x``, in ``torch.channels_last``.
+        """
+        pixels = x.permute(0, 2, 3, 1)
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        normalized = F.layer_norm(pixels, pixels.shape[-1:], weight, bias, self.eps)
+        return normalized.permute(0, 3, 1, 2)
+
+
+_FASTER: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Linear: CastOnceLinear,
+    nn.Conv2d: CastOnceConv2d,
+    nn.ConvTranspose2d: CastOnceConvTranspose2d,
+    LayerNorm2d: NormOfChannels,
+}
+
+
+def make_faster(network: nn.Module) -> None:
+    """Give the layers of a network the forms of this module; names and weights stay.
+
+    Args:
+        network: changed in place.
+    """
+    for module in network.modules():
+        chosen = _FASTER.get(type(module))
+        if chosen is not None:
+            module.__class__ = chosen
+            if isinstance(module, _CastOnce):
+                module._cast = Derived()
