@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,35 +36,6 @@ def running(make_node: Callable[[], AnyNode], args: list[str] | None) -> Iterato
     finally:
         node.destroy_node()
         rclpy.try_shutdown()
-
-
-# Of glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-_LARGEST_MMAP_THRESHOLD = 32 * 2**20  # glibc takes no more
-_NEVER = 2**30
-
-
-def keep_freed_memory() -> bool:
-    """Makes the process keep the memory that a frame frees, for the next frame.
-
-    As it comes, glibc gives each thread a pool of its own and large blocks back to the system
-    again and again: the process's size then swings by a quarter without anything growing, and
-    every frame pays for fresh pages. One pool that is never given back has the size of the
-    most that was needed at a time, and stays at it. To be called before other threads begin.
-
-    Returns:
-        Whether the process's C library can be told so; only glibc can.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except AttributeError:
-        return False
-    wanted = (
-        (_M_ARENA_MAX, 1),
-        (_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD),
-        (_M_TRIM_THRESHOLD, _NEVER),
-    )
-    return all(mallopt(name, value) for name, value in wanted)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import pytest
 FRAMES = textwrap.dedent("""
     import resource, sys, threading
     import numpy as np
-    from panosam2_ros.process import keep_freed_memory
+    from panosam2_core.allocator import keep_freed_memory
 
     if sys.argv[1] == "kept":
         assert keep_freed_memory()
