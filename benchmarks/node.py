@@ -15,15 +15,18 @@ its results, less the tracker's own stages; and its step on the same images in t
 restart: the node is killed with an object being tracked, started again and prompted again. Also
 the model's time on the first image after the start beside later ones.
 
-soak: small frames as fast as they are answered, two at a time so that some are dropped; objects
-come and go. Memory of the process after the first tenth and at the end, latencies, and whether
-published and dropped frames add up to those received.
+soak: small frames as fast as they are answered, two at a time so that some are dropped; up to six
+objects come and go. Memory of the process after the first tenth and at the end, and whether
+published and dropped frames add up to those received. A frame's latency depends on how many
+objects there are, so each is divided by the median of the frames with as many objects; the 99th
+percentile of that is of frames without a prompt, and those with one are told apart.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import signal
@@ -31,7 +34,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -66,10 +69,11 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=20_000)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--reliability", default="reliable", help="of `camera`, used by delivery")
+    parser.add_argument("--topic", default="/image", help="likewise")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     if args.what == ["camera"]:
-        camera(args.seconds, reliable=args.reliability == "reliable")
+        camera(args.topic, args.seconds, reliable=args.reliability == "reliable")
         return
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "delivery": lambda: delivery(args.seconds),
@@ -146,7 +150,7 @@ def _deliver(seconds: float, reliability: str, *, shipped: bool) -> dict[str, An
             for name in PROFILES:
                 env.pop(name)
         with listening(env) as node, tracker(env, "publish.label_resolution:=model"):
-            found: dict[str, Any] = {"received": 0, "warned": None, "sent": None}
+            found: dict[str, Any] = {"received": 0, "lost": 0, "warned": None}
 
             def look(msg: DiagnosticArray) -> None:
                 for status in msg.status:
@@ -154,20 +158,21 @@ def _deliver(seconds: float, reliability: str, *, shipped: bool) -> dict[str, An
                     if status.name.endswith(": tracker"):
                         found["received"] = int(values["received"])
                         found["active"] = values["state"] == "active"
-                    if "no image arrives" in status.message and found["warned"] is None:
-                        found["warned"] = time.monotonic()
+                    if status.name.endswith(": input"):
+                        found["lost"] = int(values.get("lost", 0))
+                        if "although a camera is there" in status.message:
+                            found["warned"] = found["warned"] or time.monotonic()
 
             node.create_subscription(DiagnosticArray, "/diagnostics", look, profile(10))
             until(node, lambda: found.get("active", False))
             command = [sys.executable, __file__, "camera", "--reliability", reliability]
-            begin = time.monotonic()
             camera_process = subprocess.Popen(
                 [*command, "--seconds", str(seconds)], env=env, stdout=subprocess.PIPE, text=True
             )
             until(node, lambda: camera_process.poll() is not None, seconds + 60)
             told = camera_process.communicate()[0].split()
             until(node, lambda: False, 2.5)
-            sent, rate = int(told[0]), float(told[1])
+            sent, rate, begin = int(told[0]), float(told[1]), float(told[2])
             warned = found["warned"]
             return {
                 "profile": "profile" if shipped else "default",
@@ -175,27 +180,30 @@ def _deliver(seconds: float, reliability: str, *, shipped: bool) -> dict[str, An
                 "sent": sent,
                 "sent_hz": rate,
                 "received": found["received"],
+                "lost_on_the_way": found["lost"],
                 "share": found["received"] / max(1, sent),
+                # From the first image on; one clock for all processes of a machine.
                 "warned_after_s": None if warned is None else warned - begin,
             }
 
 
-def camera(seconds: float, *, reliable: bool) -> None:
-    """Send large images; prints how many, and at what rate."""
+def camera(topic: str, seconds: float, *, reliable: bool) -> None:
+    """Send large images; prints how many, at what rate, and when the first went out."""
     rclpy.init(args=[])
     node = Node("large_camera")
-    publisher = node.create_publisher(Image, "/image", profile(2, reliable=reliable))
+    publisher = node.create_publisher(Image, topic, profile(2, reliable=reliable))
     until(node, lambda: publisher.get_subscription_count() > 0, 20)
     image = to_image(Header(frame_id="camera"), np.zeros((*LARGE_HW, 3), np.uint8), "rgb8")
-    sent, begin = 0, time.monotonic()
+    sent = 0
+    begin = due = time.monotonic()
     while time.monotonic() - begin < seconds:
         image.header.stamp = node.get_clock().now().to_msg()
         publisher.publish(image)
         sent += 1
-        wait = begin + sent / RATE_HZ - time.monotonic()
-        if wait > 0:
-            time.sleep(wait)
-    print(sent, sent / (time.monotonic() - begin))
+        # A camera that was held up goes on at its pace; it does not hurry after its clock.
+        due = max(due + 1 / RATE_HZ, time.monotonic())
+        time.sleep(max(0.0, due - time.monotonic()))
+    print(sent, sent / (time.monotonic() - begin), begin)
     time.sleep(1.0)
     node.destroy_node()
     rclpy.shutdown()
@@ -317,28 +325,78 @@ def soak(frames: int, minutes: float) -> dict[str, Any]:
     return {"soak": found, "latency_p99_over_median": found["p99_over_median"]}
 
 
+class _Ledger:
+    """What the node says of a long run."""
+
+    def __init__(self, node: Node) -> None:
+        self.stats: dict[int, FrameStats] = {}
+        self.published: set[int] = set()
+        self.prompted: set[int] = set()
+        self.rows: list[tuple[int, int, float]] = []  # stamp, objects, milliseconds
+        listen = node.create_subscription
+        self.heard = [
+            listen(FrameStats, "/panosam2/stats", self._on_stats, profile(50)),
+            listen(
+                TrackedObjectArray,
+                "/panosam2/objects",
+                lambda m: self.published.add(stamp_ns(m.header.stamp)),
+                profile(50),
+            ),
+            listen(
+                PromptResult,
+                "/panosam2/prompt_result",
+                lambda m: self.prompted.add(stamp_ns(m.header.stamp)),
+                profile(100, transient_local=True),
+            ),
+        ]
+
+    def _on_stats(self, stats: FrameStats) -> None:
+        stamp = stamp_ns(stats.header.stamp)
+        self.stats[stamp] = stats
+        # Without the way of the image: the two of a pair are sent one right after the other.
+        spent = ("queue", "preprocess", "inference", "postprocess", "publish")
+        total = sum(getattr(stats, f"{name}_ms") for name in spent)
+        self.rows.append((stamp, stats.objects, total))
+
+    def latencies(self) -> dict[str, Any]:
+        """Of the frames after the first tenth, by the number of objects."""
+        rows = self.rows[len(self.rows) // 10 :]
+        calm: dict[int, list[float]] = {}
+        for stamp, objects, ms in rows:
+            if stamp not in self.prompted:
+                calm.setdefault(objects, []).append(ms)
+        calm = {n: found for n, found in sorted(calm.items()) if len(found) >= 20}
+        medians = {n: statistics.median(found) for n, found in calm.items()}
+        even = [ms / medians[n] for n, found in calm.items() for ms in found]
+        prompted = [ms / medians[n] for s, n, ms in rows if s in self.prompted and n in medians]
+        return {
+            "p99_over_median": _p99(even),
+            "p99_over_median_with_a_prompt": _p99(prompted),
+            "by_objects": {
+                n: {
+                    "frames": len(found),
+                    "median_ms": medians[n],
+                    "p99_ms": _p99(found),
+                    "p99_over_median": _p99(found) / medians[n],
+                }
+                for n, found in calm.items()
+            },
+        }
+
+
+def _p99(values: Sequence[float]) -> float:
+    return float(np.percentile(values, 99)) if values else math.nan
+
+
 def _soak(
     node: Node, pid: int, shown: list[np.ndarray], frames: int, minutes: float
 ) -> dict[str, Any]:
-    stats: dict[int, FrameStats] = {}
-    results: set[int] = set()
-    node.create_subscription(
-        FrameStats,
-        "/panosam2/stats",
-        lambda m: stats.update({stamp_ns(m.header.stamp): m}),
-        profile(50),
-    )
-    node.create_subscription(
-        TrackedObjectArray,
-        "/panosam2/objects",
-        lambda m: results.add(stamp_ns(m.header.stamp)),
-        profile(50),
-    )
+    ledger = _Ledger(node)
     image = node.create_publisher(Image, "/image", profile(4))
     prompt = node.create_publisher(Prompt, "/panosam2/prompt", profile(10))
     until(node, lambda: image.get_subscription_count() and prompt.get_subscription_count())
     generator = random.Random(0)
-    latencies, memory, sent, received = [], [], 0, 0
+    memory, sent = [], 0
     begin = time.monotonic()
     clock = 1_700_000_000_000_000_000
     while sent < frames and time.monotonic() - begin < 60 * minutes:
@@ -349,32 +407,29 @@ def _soak(
             sent += 1
         if generator.random() < 0.05:
             prompt.publish(_order(generator))
-        if not until(node, lambda newest=clock: newest in stats, 20):
+        if not until(node, lambda newest=clock: newest in ledger.stats, 20):
             raise RuntimeError(f"no result after {sent} images")
-        newest = stats.pop(clock)
-        stats.clear()
-        received = newest.received
-        latencies.append(newest.queue_ms + newest.inference_ms + newest.publish_ms)
-        if sent % 200 == 0:
+        newest = ledger.stats[clock]
+        ledger.stats.clear()
+        if sent % 100 == 0:
             memory.append(_rss_mb(pid))
             if sent % 2000 == 0:
                 print(f"{sent} images, {memory[-1]:.1f} MB", file=sys.stderr, flush=True)
+    until(node, lambda: False, 1.0)  # the last answers
     first, last = memory[len(memory) // 10], memory[-1]
-    settled = latencies[len(latencies) // 10 :]
     return {
         "frames": sent,
-        "received": received,
-        "published": len(results),
+        "received": newest.received,
+        "published": len(ledger.published),
         "dropped": newest.dropped,
-        "adds_up": newest.processed + newest.dropped == received
-        and newest.processed == len(results),
+        "adds_up": newest.processed + newest.dropped == newest.received
+        and newest.processed == len(ledger.published),
         "minutes": (time.monotonic() - begin) / 60,
+        "rss_mb": [round(mb, 1) for mb in memory[:: max(1, len(memory) // 20)]],
         "rss_mb_after_a_tenth": first,
         "rss_mb_at_the_end": last,
         "rss_growth": last / first - 1,
-        "latency_ms_median": statistics.median(settled),
-        "latency_ms_p99": float(np.percentile(settled, 99)),
-        "p99_over_median": float(np.percentile(settled, 99)) / statistics.median(settled),
+        **ledger.latencies(),
     }
 
 

@@ -198,11 +198,11 @@ def _input(source: ImageInput | None, values: Mapping[str, Any]) -> Report:
     if source is None:
         return Report("input", {})
     nobody = f"no camera publishes {source.topic}; remap the input `image` to your camera's"
-    starving = f"a camera is there, but no image arrives; {source.hint}"
+    starving = source.starvation
     shape = shape_hint(source.size_hw, values)
     lonely = not source.publishers
     size = "" if source.size_hw is None else f"{source.size_hw[1]}x{source.size_hw[0]}"
-    hint = nobody if lonely else starving if source.starving else shape
+    hint = nobody if lonely else starving or shape
     facts = {
         "topic": source.topic,
         "encoding": source.encoding,
@@ -212,6 +212,7 @@ def _input(source: ImageInput | None, values: Mapping[str, Any]) -> Report:
         "offered_reliability": source.offered_reliability,
         "reliability": source.used_reliability,
         "incompatible_qos_count": source.incompatible_count,
+        "lost": source.lost_count,
         "rate_hz": source.rate_hz,
         "stamp_skew_ms": source.stamp_skew_ms,
         "hint": hint,
@@ -219,7 +220,7 @@ def _input(source: ImageInput | None, values: Mapping[str, Any]) -> Report:
     return (
         Report("input", facts)
         .check(lonely, WARN, nobody)
-        .check(source.starving, WARN, starving)
+        .check(bool(starving), WARN, starving)
         .check(bool(shape), WARN, shape)
     )
 

@@ -6,24 +6,26 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.clock import Clock, ClockType
+from rclpy.event_handler import QoSMessageLostInfo, SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 
+from panosam2_ros.delivery import Delivery
 from panosam2_ros.qos import matching, reliability_name
 from panosam2_ros.ring import AnyImage
 from panosam2_ros.stamps import stamp_ns
 
 WATCH_PERIOD_S = 0.25
-STARVING_AFTER_S = 4.5  # with the watch's period it is told within five
+# With the watch's period and that of /diagnostics it is told within five seconds.
+STARVING_AFTER_S = 3.5
 STARVING_HINT = (
     "if it is running, its images are too large for the default shared memory: start the camera "
     "driver, too, with FASTDDS_DEFAULT_PROFILES_FILE (before Fast DDS 3: "
     "FASTRTPS_DEFAULT_PROFILES_FILE) set to config/fastdds_large_images.xml"
 )
-
 
 MISMATCH_HINT = (
     "qos.reliability is set to reliable, but the camera offers best effort, so nothing can arrive;"
@@ -62,7 +64,7 @@ class ImageInput:
         self.stamp_skew_ms = 0.0
         self._type = CompressedImage if compressed else Image
         self._last_arrival = time.monotonic()
-        self.incompatible_count = 0
+        self.incompatible_count = self.lost_count = 0
         self._node = node
         self._on_image = on_image
         self._reliability = reliability
@@ -70,9 +72,11 @@ class ImageInput:
         self._subscription: Subscription | None = None
         self._profile: QoSProfile | None = None
         self._arrivals: deque[float] = deque(maxlen=60)
-        self._hungry_since = time.monotonic()
+        self._delivery = Delivery(STARVING_AFTER_S, time.monotonic())
         self._warned = False
-        self._timer = node.create_timer(WATCH_PERIOD_S, self._watch)
+        # On the wall: with use_sim_time a bag may be paused while its player comes or goes.
+        wall = Clock(clock_type=ClockType.STEADY_TIME)
+        self._timer = node.create_timer(WATCH_PERIOD_S, self._watch, clock=wall)
         self._watch()
         if self._subscription is None:
             node.get_logger().info(f"waiting for a camera on {self.topic}")
@@ -93,16 +97,18 @@ class ImageInput:
         return reliability_name(self._profile) if self._profile is not None else ""
 
     @property
-    def starving(self) -> bool:
-        """Whether somebody publishes but nothing has arrived for a while."""
-        hungry_s = time.monotonic() - self._hungry_since
-        return self._subscription is not None and hungry_s > STARVING_AFTER_S
+    def starvation(self) -> str:
+        """That little or nothing of what somebody publishes arrives, why, and how to mend it.
 
-    @property
-    def hint(self) -> str:
-        """Why nothing may arrive, and how to mend it."""
+        Empty if all is well.
+        """
+        if self._subscription is None or not self._delivery.starving(time.monotonic()):
+            return ""
+        arrived, lost = self._delivery.arrived, self._delivery.lost
+        some = f"only {arrived} of {arrived + lost} images arrived" if lost else "no image arrived"
         forced = self._reliability == "reliable" and "best_effort" in self.offered_reliability
-        return MISMATCH_HINT if forced else STARVING_HINT
+        hint = MISMATCH_HINT if forced else STARVING_HINT
+        return f"{some} in {STARVING_AFTER_S:.1f} s although a camera is there; {hint}"
 
     @property
     def age_s(self) -> float:
@@ -122,7 +128,7 @@ class ImageInput:
             sorted({reliability_name(publisher.qos_profile) for publisher in offered})
         )
         if not offered:
-            self._hungry_since = time.monotonic()
+            self._delivery.begin(time.monotonic())
             return
         profile = matching(
             [publisher.qos_profile for publisher in offered], self._reliability, self._depth
@@ -130,23 +136,26 @@ class ImageInput:
         if self._profile is None or self._profile.reliability != profile.reliability:
             self._unsubscribe()
             self._subscribe(profile)
-        elif self.starving and not self._warned:
+        elif starvation := self.starvation:
+            if not self._warned:
+                publisher = f"{offered[0].node_namespace.rstrip('/')}/{offered[0].node_name}"
+                told = f"{self.topic}, published by {publisher}: {starvation}"
+                self._node.get_logger().warning(told)
             self._warned = True
-            self._node.get_logger().warning(
-                f"no image on {self.topic} for {STARVING_AFTER_S:.1f} s although "
-                f"{offered[0].node_namespace.rstrip('/')}/{offered[0].node_name} publishes it; "
-                f"{self.hint}"
-            )
+        elif not self._delivery.lost:  # at a share about a half it is told once
+            self._warned = False
 
     def _subscribe(self, profile: QoSProfile) -> None:
         self._profile = profile
-        self._hungry_since = time.monotonic()
+        self._delivery.begin(time.monotonic())
         self._subscription = self._node.create_subscription(
             self._type,
             self.topic,
             self._receive,
             profile,
-            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible),
+            event_callbacks=SubscriptionEventCallbacks(
+                incompatible_qos=self._on_incompatible, message_lost=self._on_lost
+            ),
         )
         self._node.get_logger().info(
             f"listening to {self.topic} ({reliability_name(profile)}, depth {profile.depth})"
@@ -165,13 +174,17 @@ class ImageInput:
             f"a publisher of {self.topic} offers another quality of service; {text}"
         )
 
+    def _on_lost(self, event: QoSMessageLostInfo) -> None:
+        self.lost_count += event.total_count_change
+        self._delivery.add(time.monotonic(), lost=event.total_count_change)
+
     def _receive(self, image: AnyImage) -> None:
         now = time.monotonic()
         self._arrivals.append(now)
-        self._hungry_since = self._last_arrival = now
+        self._last_arrival = now
+        self._delivery.add(now, arrived=1)
         skew = self._node.get_clock().now().nanoseconds - stamp_ns(image.header.stamp)
         self.stamp_skew_ms = skew * 1e-6
-        self._warned = False
         self._on_image(image)
 
     def look_at(self, image: AnyImage) -> None:

@@ -134,7 +134,12 @@ SETTINGS = (
         None,
         ("auto", "reliable", "best_effort"),
     ),
-    Setting("qos.depth", 1, "Images the middleware keeps.", (1, 10)),
+    Setting(
+        "qos.depth",
+        4,
+        "Images the middleware keeps while one is taken in; the newest is worked on.",
+        (1, 10),
+    ),
     Setting(
         "prompt.max_ahead_ms",
         1000,
@@ -156,6 +161,14 @@ SETTINGS = (
         (1, 64),
     ),
     Setting("prompt.max_waiting", 64, "Most prompts that may wait.", (1, 1024), live=True),
+    Setting(
+        "prompt.max_wait_ms",
+        3000,
+        "How long a prompt waits for the image with its stamp before it is refused, in "
+        "milliseconds.",
+        (0, 60000),
+        live=True,
+    ),
     Setting("prompt.max_points", 256, "Most points in a prompt.", (1, 10000), live=True),
     Setting(
         "prompt.view",
@@ -354,6 +367,7 @@ def rules(current: Mapping[str, Any]) -> Rules:
         prompt_max_age_s=current["prompt.max_age_ms"] * 1e-3,
         max_points=current["prompt.max_points"],
         max_waiting=current["prompt.max_waiting"],
+        prompt_max_wait_s=current["prompt.max_wait_ms"] * 1e-3,
         max_pixels=int(current["max_image_megapixels"] * 1e6),
         axes=axes(current),
     )

@@ -45,7 +45,7 @@ class FrameRing:
 
     Args:
         frames: How many.
-        max_width: Wider ones are kept smaller, at this width, so that the ring stays small: a
+        max_width: Wider ones are kept smaller, at most this wide, so that the ring stays small: a
             frame of 3840x1920 has 22 MB. Narrower ones are the messages themselves.
     """
 
@@ -114,7 +114,9 @@ class FrameRing:
     def _reader(self, image: AnyImage, max_pixels: int | None) -> Callable[[], Pixels]:
         if isinstance(image, CompressedImage) or image.width <= self._max_width:
             return lambda: pixels_of(image, max_pixels)
-        height = max(1, round(image.height * self._max_width / image.width))
-        size = (self._max_width, height)
+        # By a whole number: nine times as fast at 3840 as to exactly 2048, on the thread that
+        # must be done with an image before the next one comes.
+        factor = -(-image.width // self._max_width)
+        size = (image.width // factor, max(1, image.height // factor))
         small = cv2.resize(pixels_of(image), size, interpolation=cv2.INTER_AREA)
         return lambda: small

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -34,6 +35,7 @@ class Rules:
         prompt_max_age_s: How far it may be behind it.
         max_points: Most clicks in a prompt.
         max_waiting: Most prompts that wait for their frame.
+        prompt_max_wait_s: Seconds on the wall after which they are answered without it.
         max_pixels: Of a frame.
         axes: That directions in prompts are given in.
     """
@@ -44,6 +46,7 @@ class Rules:
     prompt_max_age_s: float = 1.0
     max_points: int = 256
     max_waiting: int = 64
+    prompt_max_wait_s: float = 3.0
     max_pixels: int = 64_000_000
     axes: Axes = field(default_factory=Axes)
 
@@ -96,6 +99,14 @@ class _Batch:
     failure: Exception | None = None
 
 
+@dataclass(frozen=True)
+class _Waiting:
+    """A prompt for a frame that is still to come, and since when (monotonic seconds) it waits."""
+
+    order: PromptMsg
+    since: float
+
+
 class Stream:
     """Applies prompts to the frames they are meant for and steps the tracker."""
 
@@ -111,7 +122,7 @@ class Stream:
         self.rules = rules
         self.ring = ring or FrameRing(1)
         self.last_seen = LastSeen()
-        self._waiting: list[PromptMsg] = []
+        self._waiting: list[_Waiting] = []
         self._frames_left: dict[int, int] = {}
 
     def reset(self) -> list[PromptMsg]:
@@ -125,7 +136,12 @@ class Stream:
         self.last_seen = LastSeen()
         self._frames_left.clear()
         waiting, self._waiting = self._waiting, []
-        return waiting
+        return [one.order for one in waiting]
+
+    @property
+    def is_waited_on(self) -> bool:
+        """Whether a prompt waits for its frame, so that a turn is due also when no frame comes."""
+        return bool(self._waiting)
 
     def turn(
         self, image: AnyImage | None, orders: Sequence[PromptMsg], *, is_new: bool
@@ -140,20 +156,22 @@ class Stream:
         Returns:
             Answers and results.
         """
+        batch = _Batch()
         if image is None:
-            return Outcome(None, None, {}, self._without_frame(orders, _NO_FRAME))
+            return Outcome(None, None, {}, self._without_frame(orders, _NO_FRAME, batch))
         try:
             rgb = pixels_of(image, self.rules.max_pixels)
         except ImageError as error:
             text = f"the newest image cannot be read: {error}"
-            answers = self._without_frame(orders, text)
+            self._give_up(batch)
+            answers = self._without_frame(orders, text, batch)
             return Outcome(None, None, {}, answers, is_new, failure=error)
-        batch = _Batch()
         for order in self._due(orders, image, batch):
             if order.action not in _PROMPTING:  # what came before it is carried out before it
                 self._catch_up(batch, is_new=is_new)
             self._take(order, rgb.shape[:2], batch)
         self._catch_up(batch, is_new=is_new)
+        self._give_up(batch)
         is_result = is_new or bool(batch.prompts) or batch.caught_up
         result, failure = self._step(rgb, batch) if is_result else (None, None)
         if is_new:
@@ -182,15 +200,17 @@ class Stream:
 
         Those for a frame that has gone by are put into the batch for `_catch_up`.
         """
-        candidates, self._waiting = [*self._waiting, *orders], []
+        arrived = time.monotonic()
+        waiting, self._waiting = self._waiting, []
         now = stamp_ns(image.header.stamp)
-        for order in candidates:
+        for one in (*waiting, *(_Waiting(order, arrived) for order in orders)):
+            order = one.order
             wanted = stamp_ns(order.header.stamp)
             ahead_s = (wanted - now) * 1e-9
             if wanted == 0 or wanted == now or order.action not in _PROMPTING:
                 yield order
             elif 0 < ahead_s <= self.rules.prompt_max_ahead_s:
-                self._wait(order, batch)
+                self._wait(one, batch)
             elif -self.rules.prompt_max_age_s <= ahead_s < 0 and (past := self.ring.since(wanted)):
                 batch.late.setdefault(wanted, ([], past))[0].append(order)
             else:
@@ -201,16 +221,29 @@ class Stream:
                 )
                 batch.answers.append(_answer(order, "STALE_FRAME", text))
 
-    def _wait(self, order: PromptMsg, batch: _Batch) -> None:
+    def _wait(self, one: _Waiting, batch: _Batch) -> None:
         if len(self._waiting) < self.rules.max_waiting:
-            self._waiting.append(order)
+            self._waiting.append(one)
             return
         text = f"{self.rules.max_waiting} prompts wait for frames that are still to come already"
-        batch.answers.append(_answer(order, "BUSY", text))
+        batch.answers.append(_answer(one.order, "BUSY", text))
 
-    def _without_frame(self, orders: Sequence[PromptMsg], text: str) -> list[PromptResult]:
+    def _give_up(self, batch: _Batch) -> None:
+        """Answers prompts whose frame did not come in time: it was skipped, or none comes more."""
+        limit_s = self.rules.prompt_max_wait_s
+        since = time.monotonic() - limit_s
+        text = (
+            f"no image with the prompt's stamp was worked on within {limit_s:.1f} s; is the "
+            "camera running? Click on a newer frame, or send stamp 0 for the newest"
+        )
+        overdue = [one.order for one in self._waiting if one.since < since]
+        batch.answers += [_answer(order, "STALE_FRAME", text) for order in overdue]
+        self._waiting = [one for one in self._waiting if one.since >= since]
+
+    def _without_frame(
+        self, orders: Sequence[PromptMsg], text: str, batch: _Batch
+    ) -> list[PromptResult]:
         """Answers orders while there is no picture; what needs none is carried out."""
-        batch = _Batch()
         for order in orders:
             if order.action in (PromptMsg.RESET, PromptMsg.REMOVE):
                 self._take(order, (0, 0), batch)
@@ -315,9 +348,10 @@ class Stream:
     def _dropped_by(self, order: PromptMsg) -> list[PromptMsg]:
         """Which prompts need not wait for their frame any more once this order is done."""
         if order.action == PromptMsg.RESET:
-            return list(self._waiting)
+            return [one.order for one in self._waiting]
         if order.action == PromptMsg.REMOVE and order.object_id:
-            return [o for o in self._waiting if o.object_id == order.object_id]
+            waiting = (one.order for one in self._waiting)
+            return [o for o in waiting if o.object_id == order.object_id]
         return []
 
     def _remove(self, object_id: int, batch: _Batch, *, missing_ok: bool = False) -> None:
@@ -330,7 +364,7 @@ class Stream:
         """Answers prompts that waited for a frame, and forgets them."""
         text = "its object was removed before the frame that the prompt waited for came"
         batch.answers += [_answer(order, "NOT_ACTIVE", text) for order in orders]
-        self._waiting = [order for order in self._waiting if order not in orders]
+        self._waiting = [one for one in self._waiting if one.order not in orders]
 
     def _forget(self, object_ids: Sequence[int], batch: _Batch) -> None:
         batch.prompts = [p for p in batch.prompts if p.object_id not in object_ids]

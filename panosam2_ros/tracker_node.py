@@ -25,6 +25,7 @@ from geometry_msgs.msg import Point, PointStamped
 from PIL import Image as PILImage
 from rcl_interfaces.msg import SetParametersResult
 from rclpy._rclpy_pybind11 import RCLError
+from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
@@ -52,6 +53,8 @@ from panosam2_ros.transitions import answer_all_transitions
 from panosam2_ros.worker import UnusableFrameError, Worker
 
 _COMPLAIN_EVERY_S = 5.0
+_GIVE_UP_EVERY_S = 0.25
+_PROMPT_DEPTH = 100
 _WARMUP_SIZE_HW = (256, 512)
 
 
@@ -76,11 +79,15 @@ class TrackerNode(LifecycleNode):
         self._health = Health()
         self._outputs = Outputs(self)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", profile(10))
-        self.create_subscription(PromptMsg, "~/prompt", self._on_prompt, profile(10))
+        # As deep as a burst of prompts is long while an image is taken in: each is answered.
+        self.create_subscription(PromptMsg, "~/prompt", self._on_prompt, profile(_PROMPT_DEPTH))
         self.create_subscription(PointStamped, "~/click", self._on_click, profile(10))
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_service(SetBool, "~/enable", self._on_enable)
-        self.create_timer(1.0, self._publish_diagnostics)
+        # On the wall: a simulation that stands still is no reason to be silent.
+        wall = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(1.0, self._publish_diagnostics, clock=wall)
+        self.create_timer(_GIVE_UP_EVERY_S, self._give_up, clock=wall)
 
     def start(self) -> None:
         """Configures and activates, if the parameter autostart says so."""
@@ -266,6 +273,11 @@ class TrackerNode(LifecycleNode):
             self._outputs.answers.publish(
                 refusal(order, "BUSY", f"{most} prompts wait already; send fewer")
             )
+
+    def _give_up(self) -> None:
+        """Prompts that wait for an image are answered in time also when no more images come."""
+        if self._worker is not None and self._stream is not None and self._stream.is_waited_on:
+            self._worker.wake()
 
     def _on_click(self, click: PointStamped) -> None:
         """One click is one new object, in the frame nearest to the click's stamp."""
@@ -510,6 +522,7 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: Command line; None takes the process's own.
     """
+    # Also lest the size of the process swings by a quarter without anything growing.
     keep_freed_memory()
     with running(TrackerNode, args) as node:
         logs = NodeLogHandler(node.get_logger(), "panosam2_core", "panosam2_ros")

@@ -65,7 +65,7 @@ class Worker(Generic[Frame, Order]):
         self._newest: tuple[Frame, float] | None = None
         self._last: Frame | None = None
         self._orders: deque[Order] = deque()
-        self._stopping = False
+        self._stopping = self._woken = False
         self._thread = threading.Thread(target=self._run, name="panosam2 worker", daemon=True)
         self._thread.start()
 
@@ -110,6 +110,12 @@ class Worker(Generic[Frame, Order]):
             self._wake.notify()
         return True
 
+    def wake(self) -> None:
+        """Lets the last frame be worked on once more though neither a frame nor an order came."""
+        with self._wake:
+            self._woken = True
+            self._wake.notify()
+
     def stop(self) -> list[Order]:
         """Ends the thread after the frame it is working on.
 
@@ -125,9 +131,12 @@ class Worker(Generic[Frame, Order]):
     def _run(self) -> None:
         while True:
             with self._wake:
-                self._wake.wait_for(lambda: self._stopping or self._newest or self._orders)
+                self._wake.wait_for(
+                    lambda: self._stopping or self._woken or self._newest or self._orders
+                )
                 if self._stopping:
                     return
+                self._woken = False
                 newest, self._newest = self._newest, None
                 orders = list(self._orders)
                 self._orders.clear()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import rclpy
+import torch
 from harness import Scene, Tester, start_tracker
 from panosam2_ros.msg import Prompt, PromptResult
 
@@ -19,6 +20,7 @@ from panosam2_ros.isolation import isolated_environment
 def env() -> Iterator[dict[str, str]]:
     with isolated_environment() as isolated:
         isolated["OMP_NUM_THREADS"] = "1"
+        torch.set_num_threads(1)  # here, too: threads that wait for one another cost most
         before = dict(os.environ)
         os.environ.update(isolated)
         rclpy.init(args=[])

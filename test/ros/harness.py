@@ -74,7 +74,7 @@ class Tester:
         self.heard = Heard()
         self.clock_ns = 1_700_000_000_123_456_789
         self.image = self.node.create_publisher(Image, image_topic, profile(2, reliable=reliable))
-        self.prompt = self.node.create_publisher(Prompt, f"{tracker}/prompt", profile(10))
+        self.prompt = self.node.create_publisher(Prompt, f"{tracker}/prompt", profile(100))
         self._listen(Image, f"{tracker}/label_image", self.heard.labels)
         self._listen(TrackedObjectArray, f"{tracker}/objects", self.heard.objects)
         self._listen(FrameStats, f"{tracker}/stats", self.heard.stats)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from geometry_msgs.msg import Point
@@ -121,3 +123,37 @@ def test_the_stream_hands_back_waiting_prompts_when_it_ends(stream: Stream) -> N
     turn(stream, waiting)
     assert stream.reset() == [waiting]
     assert not turn(stream, sec=101).answers
+
+
+def test_a_prompt_whose_frame_does_not_come_is_answered_in_time(stream: Stream) -> None:
+    """The last picture is looked at again: by then the prompt has waited for too long."""
+    stream.rules = Rules(prompt_max_wait_s=0.2)
+    assert not turn(stream, click(3, header=header(100, 500_000_000))).answers
+    assert stream.is_waited_on
+    standing = to_image(header(), np.zeros((4, 8, 3), np.uint8), "rgb8")
+    early = stream.turn(standing, [], is_new=False)
+    assert not early.answers
+    time.sleep(0.25)
+    late = stream.turn(standing, [], is_new=False)
+    assert codes(late) == {3: PromptResult.STALE_FRAME}
+    assert "stamp 0" in late.answers[0].message
+    assert not late.is_result
+    assert not stream.is_waited_on
+    assert stream.tracker.object_ids == ()
+
+
+def test_a_frame_that_comes_at_the_last_moment_still_gets_its_prompt(stream: Stream) -> None:
+    stream.rules = Rules(prompt_max_wait_s=0.1)
+    assert not turn(stream, click(3, header=header(101))).answers
+    time.sleep(0.15)
+    assert codes(turn(stream, sec=101)) == {3: PromptResult.OK}
+
+
+def test_prompts_that_wait_are_given_up_also_when_the_picture_cannot_be_read(
+    stream: Stream,
+) -> None:
+    stream.rules = Rules(prompt_max_wait_s=0.05)
+    assert not turn(stream, click(3, header=header(100, 500_000_000))).answers
+    time.sleep(0.1)
+    outcome = stream.turn(Image(header=header(), encoding="odd"), [], is_new=True)
+    assert codes(outcome) == {3: PromptResult.STALE_FRAME}

@@ -86,3 +86,15 @@ def test_a_failure_is_counted_and_the_next_frame_is_worked_on() -> None:
     desk.settle()
     counts = desk.worker.counts
     assert (counts.received, counts.processed, counts.unusable) == (3, 1, 2)
+
+
+def test_a_worker_that_is_woken_looks_at_the_last_frame_once_more() -> None:
+    desk = Desk()
+    desk.worker.put_frame(1)
+    desk.wait(1)
+    desk.worker.wake()
+    desk.wait(2)
+    time.sleep(0.05)
+    desk.settle()
+    assert desk.turns == [(1, [], True), (1, [], False)]
+    assert desk.worker.counts.processed == 1
