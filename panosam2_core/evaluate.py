@@ -178,7 +178,7 @@ def _ours(args: argparse.Namespace) -> tuple[Callable[[], Predictor], tuple[int,
     config = TrackerConfig(
         pano="wrap" not in off,
         long_frames=0 if "long-memory" in off else args.long_frames,
-        view="sphere" if {"local-views", "wrap"} & off else args.view,
+        view="sphere" if "local-views" in off else args.view,
         prompt_view="sphere" if "prompt-view" in off else args.prompt_view,
         motion_gate_deg=0.0 if "motion-gate" in off else args.motion_gate,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +19,7 @@ class ObjectState(enum.IntEnum):
     LOST = 2
 
 
-@dataclass(frozen=True)
-class View:
+class View(NamedTuple):
     """A rectangle in longitude and latitude about a direction. Angles in radians.
 
     Attributes:

@@ -41,7 +41,7 @@ from rich.text import Text
 from panosam2_core.allocator import keep_freed_memory
 from panosam2_core.arguments import numbers
 from panosam2_core.build import load_model
-from panosam2_core.config import PROMPT_VIEWS, TrackerConfig
+from panosam2_core.config import PROMPT_VIEWS, VIEWS, TrackerConfig
 from panosam2_core.errors import PanoSAM2Error, PromptError
 from panosam2_core.media.bag import is_bag, open_bag
 from panosam2_core.media.frames import FrameSource, SourceError, open_frames
@@ -127,6 +127,13 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     network.add_argument("--precision", default="auto", help="auto, float32 or bfloat16")
     network.add_argument("--long-frames", type=int, default=2, help="N_l of LSMM; 0: off")
     network.add_argument(
+        "--view",
+        choices=VIEWS,
+        default=TrackerConfig.view,
+        help="sphere: always the whole panorama; local: small objects in crops that follow them; "
+        "auto: likewise, and lost ones are searched for everywhere (default: %(default)s)",
+    )
+    network.add_argument(
         "--prompt-view",
         choices=PROMPT_VIEWS,
         default=TrackerConfig.prompt_view,
@@ -152,6 +159,7 @@ def _run(args: argparse.Namespace, console: Console, signals: list[int]) -> None
         pano=not args.flat,
         hfov_deg=args.hfov,
         long_frames=args.long_frames,
+        view=args.view,
         prompt_view=args.prompt_view,
         motion_gate_deg=args.motion_gate,
     )
@@ -224,6 +232,7 @@ def _settings(args: argparse.Namespace, prompts: list[Prompt]) -> dict[str, Any]
         "variant": args.variant,
         "checkpoint": str(args.checkpoint.resolve()) if args.checkpoint else None,
         "long_frames": args.long_frames,
+        "view": args.view,
         "prompt_view": args.prompt_view,
         "motion_gate_deg": args.motion_gate,
     }

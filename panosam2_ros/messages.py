@@ -256,6 +256,7 @@ def _to_object(
         bearing=Vector3(x=x, y=y, z=z),
         angular_width=float(found.angular_width),
         angular_height=float(found.angular_height),
+        view=[float(value) for value in found.view or (0, 0, 0, 0)],
         age=int(found.age),
         frames_since_seen=int(found.frames_since_seen),
         last_seen=last_seen.stamp(found.object_id),

@@ -15,7 +15,7 @@ from rcl_interfaces.msg import (
 )
 
 from panosam2_core import TrackerConfig
-from panosam2_core.config import PROMPT_VIEWS
+from panosam2_core.config import PROMPT_VIEWS, VIEWS
 from panosam2_core.errors import ConfigError
 from panosam2_ros.axes import Axes
 from panosam2_ros.stream import Rules
@@ -82,6 +82,22 @@ SETTINGS = (
         "Degrees that an object can move from image to image, the camera's turning included; "
         "0 switches the gate off.",
         (0.0, 180.0),
+        live=True,
+    ),
+    Setting(
+        "view",
+        _TRACKER.view,
+        "What the network is shown. sphere: always the whole panorama. local: small objects in a "
+        "crop that follows them. auto: likewise, and lost ones are searched for everywhere.",
+        None,
+        VIEWS,
+        live=True,
+    ),
+    Setting(
+        "max_local_views",
+        _TRACKER.max_local_views,
+        "Objects that are followed in crops at a time; each costs an encoding per image.",
+        (1, 64),
         live=True,
     ),
     Setting(
@@ -347,6 +363,8 @@ def tracker_config(current: Mapping[str, Any]) -> TrackerConfig:
         occluded_below=current["visibility.occluded_below"],
         max_objects=current["max_objects"],
         long_frames=current["memory.long_frames"],
+        view=current["view"],
+        max_local_views=current["max_local_views"],
         prompt_view=current["prompt.view"],
     )
 

@@ -20,6 +20,7 @@ _STATES = {
     ObjectState.OCCLUDED: " hidden",
     ObjectState.LOST: " lost",
 }
+_EDGE_STEPS = 24  # points per edge of a view
 _GOLDEN = 0.61803398875  # spreads the hues of neighbouring ids as far as it goes
 
 
@@ -45,6 +46,13 @@ class Shown(Protocol):
     @property
     def box(self) -> Sequence[float]:
         """``(x, y, width, height)`` in pixels of the frame."""
+
+    @property
+    def view(self) -> Sequence[float] | None:
+        """``(lon, lat, width, height)`` of where it was looked for, as ``View`` has it.
+
+        ``None`` or zeros: the whole frame.
+        """
 
 
 def colour(object_id: int) -> tuple[int, int, int]:
@@ -90,6 +98,8 @@ def draw(
         if mask.any():
             _tint(canvas, mask, colour(object_id), alpha)
             _name(canvas, object_id, found, scale)
+        if found.view is not None and found.view[2]:
+            _window(canvas, found.view, colour(object_id))
     _legend(canvas, objects)
     return canvas
 
@@ -127,6 +137,31 @@ def _name(canvas: Pixels, object_id: int, found: Shown, scale: float) -> None:
     # An object across the seam is named on both sides.
     for left in (x, x - width) if x + found.box[2] * scale > width else (x,):
         _write(canvas, text, (max(int(left), 2), max(int(y) - 6, 12)), colour(object_id))
+
+
+def _window(canvas: Pixels, view: Sequence[float], rgb: tuple[int, int, int]) -> None:
+    """Outline of a view; on the panorama its edges are curves, and the seam cuts them."""
+    lon, lat, width, height = (float(value) for value in view)
+    side, steps = np.linspace(-1, 1, _EDGE_STEPS), np.ones(_EDGE_STEPS)
+    across = np.concatenate([side, steps, -side, -steps]) * width / 2
+    up = np.concatenate([steps, -side, -steps, side]) * height / 2
+    # Local ray (x ahead, y right, z up), lifted by the view's latitude.
+    ahead, right, high = np.cos(up) * np.cos(across), np.cos(up) * np.sin(across), np.sin(up)
+    ahead, high = (
+        np.cos(lat) * ahead - np.sin(lat) * high,
+        np.sin(lat) * ahead + np.cos(lat) * high,
+    )
+    rows, columns = canvas.shape[:2]
+    u = ((np.arctan2(right, ahead) - lon) / (2 * np.pi) + 0.5) % 1 * columns
+    v = (0.5 - np.arcsin(np.clip(high, -1, 1)) / np.pi) * rows
+    points = np.stack([u, v], axis=1)
+    for start, end in zip(points, np.roll(points, -1, axis=0), strict=True):
+        if abs(start[0] - end[0]) < columns / 2:
+            cv2.line(canvas, _pixel(start), _pixel(end), rgb, 1, cv2.LINE_AA)
+
+
+def _pixel(point: npt.NDArray[np.float64]) -> tuple[int, int]:
+    return int(point[0]), int(point[1])
 
 
 def _legend(canvas: Pixels, objects: Mapping[int, Shown]) -> None:

@@ -29,6 +29,7 @@ class Shown:
         visibility: 0..1.
         crosses_seam: whether ``box`` runs across the left and right edge.
         box: ``(x, y, width, height)`` in pixels.
+        view: ``(lon, lat, width, height)`` in radians; ``None``: the whole frame.
     """
 
     label: str
@@ -36,6 +37,7 @@ class Shown:
     visibility: float
     crosses_seam: bool
     box: tuple[float, ...]
+    view: tuple[float, ...] | None
 
 
 def to_record(result: FrameResult, stamp_ns: int | None) -> Record:
@@ -69,6 +71,7 @@ def to_shown(record: Record) -> Mapping[int, Shown]:
             visibility=found["visibility"],
             crosses_seam=found["crosses_seam"],
             box=tuple(found["box"]),
+            view=None if found["view"] is None else tuple(found["view"]),
         )
         for found in record["objects"]
     }
