@@ -16,10 +16,11 @@ restart: the node is killed with an object being tracked, started again and prom
 the model's time on the first image after the start beside later ones.
 
 soak: small frames as fast as they are answered, two at a time so that some are dropped; up to six
-objects come and go. Memory of the process after the first tenth and at the end, and whether
-published and dropped frames add up to those received. A frame's latency depends on how many
-objects there are, so each is divided by the median of the frames with as many objects; the 99th
-percentile of that is of frames without a prompt, and those with one are told apart.
+objects come and go, all six at the very start. Memory of the process after the first tenth and at
+the end, and whether published and dropped frames add up to those received. A frame's latency
+depends on how many objects there are, so each is divided by the median of the frames with as many
+objects; the 99th percentile of that is of frames without a prompt, and those with one are told
+apart.
 """
 
 from __future__ import annotations
@@ -405,7 +406,10 @@ def _soak(
             header = Header(frame_id="camera", stamp=to_stamp(clock))
             image.publish(to_image(header, shown[sent % len(shown)], "rgb8"))
             sent += 1
-        if generator.random() < 0.05:
+        if sent == 2:
+            for order in _crowd(generator):
+                prompt.publish(order)
+        elif sent > 80 and generator.random() < 0.05:
             prompt.publish(_order(generator))
         if not until(node, lambda newest=clock: newest in ledger.stats, 20):
             raise RuntimeError(f"no result after {sent} images")
@@ -433,12 +437,22 @@ def _soak(
     }
 
 
+def _crowd(generator: random.Random) -> list[Prompt]:
+    """All six at once, so that what grows later does not do so for want of memory till then."""
+    return [_added(generator, object_id) for object_id in range(1, 7)]
+
+
 def _order(generator: random.Random) -> Prompt:
     """Somebody adds an object, or takes one away."""
+    object_id = generator.randint(1, 6)
     if generator.random() < 0.5:
-        return Prompt(action=Prompt.REMOVE, object_id=generator.randint(1, 6))
+        return Prompt(action=Prompt.REMOVE, object_id=object_id)
+    return _added(generator, object_id)
+
+
+def _added(generator: random.Random, object_id: int) -> Prompt:
     u, v = generator.uniform(0, SMALL_HW[1]), generator.uniform(10, SMALL_HW[0] - 10)
-    return Prompt(object_id=generator.randint(1, 6), points=[Point(x=u, y=v)])
+    return Prompt(object_id=object_id, points=[Point(x=u, y=v)])
 
 
 def _rss_mb(pid: int) -> float:
