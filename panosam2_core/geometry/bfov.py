@@ -27,6 +27,7 @@ from panosam2_core.geometry.erp import (
     ray_to_pixel,
     rotation,
     sample_erp,
+    turn,
     wrap_pad,
 )
 
@@ -127,7 +128,7 @@ def _extents(
     ray: Tensor, weight: Tensor, lon0: float, lat0: float, trim: float
 ) -> tuple[float, float, float, float]:
     """Local ``(lambda_min, lambda_max, phi_min, phi_max)`` seen from a centre."""
-    x, y, z = (rotation(lon0, lat0, device=ray.device).T @ ray).unbind(0)
+    x, y, z = turn(ray.T, rotation(lon0, lat0, device=ray.device).T).unbind(-1)
     lam = _interval(torch.atan2(x, z), weight, trim)
     phi = _interval(torch.asin(y.neg_().clamp_(-1.0, 1.0)), weight, trim)
     return (*lam, *phi)
@@ -191,7 +192,7 @@ def fit_bfov(
         return None
     ray, weight = sampled
     pixel_v, pixel_h = math.pi / mask.shape[0], _FULL_TURN / mask.shape[1]
-    x, y, z = (ray @ weight).tolist()
+    x, y, z = (ray * weight).sum(dim=1).tolist()
     if math.sqrt(x * x + y * y + z * z) < _MIN_MEAN_RAY * float(weight.sum()):
         return _ring(ray, weight, trim, pixel_v)
     lon0, lat0 = math.atan2(x, z), math.atan2(-y, math.hypot(x, z))
@@ -258,7 +259,7 @@ def _crop_rays(
     lam, phi = lonlat_grid(crop_hw, device, dtype)
     lam, phi = lam * (bfov.fov_h / _FULL_TURN), phi * (bfov.fov_v / math.pi)
     local = lonlat_to_ray(lam[None, :], phi[:, None])
-    return local @ rotation(bfov.lon, bfov.lat, device=device, dtype=dtype).T
+    return turn(local, rotation(bfov.lon, bfov.lat, device=device, dtype=dtype))
 
 
 def crop(
@@ -504,8 +505,8 @@ def recrop(patch: Tensor, source: BFoV, target: BFoV, size_hw: Size, fill: float
         ``(B, C, h', w')``, sampled bilinearly.
     """
     rays = _crop_rays(target, size_hw, patch.device, patch.dtype)
-    turn = rotation(source.lon, source.lat, device=patch.device, dtype=patch.dtype)
-    x, y, z = (rays @ turn).unbind(-1)
+    back = rotation(source.lon, source.lat, device=patch.device, dtype=patch.dtype).T
+    x, y, z = turn(rays, back).unbind(-1)
     lam, phi = torch.atan2(x, z), torch.asin((-y).clamp(-1.0, 1.0))
     grid, inside = _in_crop(source, (patch.shape[-2], patch.shape[-1]), lam, phi)
     return _sample_crop(patch, grid, source.wraps, "bilinear").masked_fill_(~inside, fill)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from panosam2_core.geometry.erp import Size, ray_to_pixel, rotation, sample_erp
+from panosam2_core.geometry.erp import Size, ray_to_pixel, rotation, sample_erp, turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def pinhole_grid(
     v = (torch.arange(height, device=device) + 0.5 - y) / camera.focal_px
     v, u = torch.meshgrid(v, u, indexing="ij")
     local = torch.stack((u, v, torch.ones_like(u)), dim=-1)
-    world = local @ camera.rotation().to(local.device).T
+    world = turn(local, camera.rotation().to(local.device))
     return ray_to_pixel(world / world.norm(dim=-1, keepdim=True), erp_hw)
 
 

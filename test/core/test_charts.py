@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from panosam2_core.charts import LocalView, WholeFrame, search_views, settle
 from panosam2_core.geometry import erp
-from panosam2_core.geometry.bfov import BFoV, crop, recrop, uncrop
+from panosam2_core.geometry.bfov import BFoV, crop, fit_bfov, recrop, uncrop
 from panosam2_core.model import PointPrompts
 
 FRAME = (512, 1024)
@@ -123,3 +123,27 @@ def test_a_mask_prompt_is_never_empty(v: int, u: int, height: int, width: int) -
     assert found.any()
     assert set(np.unique(found)) <= {0.0, 1.0}
     assert torch.nn.functional.avg_pool2d(found, 4).max() > 0.5
+
+
+def test_half_precision_around_it_leaves_geometry_alone() -> None:
+    """The tracker's step runs under autocast, which rounds matrix products."""
+    picture = torch.rand(1, 3, *INPUT, generator=torch.Generator().manual_seed(0))
+    source, target = BFoV(2.0, 0.7, 1.0, 0.5), BFoV(2.1, 0.6, 1.0, 0.5)
+    mask = disc(2.0, 0.7, 0.2, INPUT)[0] > 0
+
+    def all_of_it() -> list[torch.Tensor]:
+        patch = crop(picture, source, (64, 128))
+        fitted = fit_bfov(mask[0])
+        assert fitted is not None
+        return [
+            patch,
+            uncrop(patch, source, INPUT, 0.0),
+            recrop(patch, source, target, (64, 128), 0.0),
+            torch.tensor([fitted.lon, fitted.lat, fitted.fov_h, fitted.fov_v]),
+        ]
+
+    exact = all_of_it()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = all_of_it()
+    for one, other in zip(exact, rough, strict=True):
+        assert torch.equal(one, other)
