@@ -18,6 +18,9 @@ nano     frames per second of the tracker's step, and of the whole node (the dem
 state    bytes that the state grows by in 10,000 frames.
 start    a process from its start to the first mask, over import, build and one frame.
 
+With one thread (OMP_NUM_THREADS=1) the seconds of sizes, parts, objects and presets are those of
+the processor, so that the ratios can be taken while others use the machine.
+
 An existing FILE is added to. Keys of a GPU are null where none was used; `vos_optimized` and
 `gpu.*` have not been run yet.
 """
@@ -322,9 +325,11 @@ def stages(network: nn.Module, names: Mapping[str, str]) -> Iterator[dict[str, f
 
 
 def now(network: nn.Module) -> float:
-    """Clock; on a GPU after all that was asked of it."""
+    """Clock; on a GPU after all that was asked of it, with one thread that of the process."""
     if next(network.parameters()).is_cuda:
         torch.cuda.synchronize()
+    elif torch.get_num_threads() == 1:
+        return time.process_time()
     return time.perf_counter()
 
 
