@@ -18,6 +18,9 @@ nano     frames per second of the tracker's step, and of the whole node (the dem
 state    bytes that the state grows by in 10,000 frames.
 start    a process from its start to the first mask, over import, build and one frame.
 
+With one thread (OMP_NUM_THREADS=1) the seconds of sizes, parts, objects and presets are those of
+the processor, so that the ratios can be taken while others use the machine.
+
 An existing FILE is added to. Keys of a GPU are null where none was used; `vos_optimized` and
 `gpu.*` have not been run yet.
 """
@@ -322,9 +325,11 @@ def stages(network: nn.Module, names: Mapping[str, str]) -> Iterator[dict[str, f
 
 
 def now(network: nn.Module) -> float:
-    """Clock; on a GPU after all that was asked of it."""
+    """Clock; on a GPU after all that was asked of it, with one thread that of the process."""
     if next(network.parameters()).is_cuda:
         torch.cuda.synchronize()
+    elif torch.get_num_threads() == 1:
+        return time.process_time()
     return time.perf_counter()
 
 
@@ -373,9 +378,12 @@ def agreement(found: Tensor, expected: Tensor) -> dict[str, float]:
 
 @torch.inference_mode()
 def gflops(step: Ours) -> float:
-    """GFLOPs of a step as torch counts them; fused attention of the CPU is not counted."""
-    with FlopCounterMode(display=False) as counter:
+    """GFLOPs of a step, attention by torch's kernels included."""
+    chosen, step.network.precision = step.network.precision, torch.float32
+    # The counter knows no fused kernels of the CPU, and takes operations apart behind autocast.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         step()
+    step.network.precision = chosen
     return counter.get_total_flops() / 1e9
 
 
@@ -457,8 +465,7 @@ def presets(device: str, rounds: int) -> dict[str, Any]:
     parts = {"pc_blocks": True, "previous_mask": True, "long_memory": True}
     for name, size in PRESETS.items():
         step = Ours(peer, size, best(device), **parts)
-        with sdpa_kernel(SDPBackend.MATH):  # or the fused kernels' work is not counted
-            work = gflops(step)
+        work = gflops(step)
         times, _ = interleave({name: step}, rounds)
         found[name] = {
             "size": size,

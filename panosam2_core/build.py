@@ -264,7 +264,7 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
 def _multiplies_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
-    # torch before 2.11 cannot tell what a CPU has.
+    # Older releases of torch cannot tell what a CPU has.
     tell: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
     return any(tell().get(name) for name in ("avx512_bf16", "amx_bf16"))
 
