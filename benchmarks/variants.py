@@ -63,7 +63,7 @@ def difference_to_upstream(variant: str) -> float:
         path = Path(folder, "weights.pt")
         torch.save({"model": predictor.state_dict()}, path)
         click = {"points": [[120, 100]], "labels": [1]}
-        expected = upstream_logits(predictor, Path(folder), click, count=EQUAL_FRAMES)
+        expected = upstream_logits(predictor, Path(folder), click)[:EQUAL_FRAMES]
         prompt = Prompt(1, points=[(120.5, 100.5)])
         ours = our_logits(path, frames[:EQUAL_FRAMES], prompt, variant=variant)
     return max(float(abs(a - b).max()) for a, b in zip(ours, expected, strict=True))

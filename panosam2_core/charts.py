@@ -157,10 +157,12 @@ class LocalView:
             source: the other view.
 
         Returns:
-            (1, 1, h, w) bool.
+            (1, 1, h, w) bool, up to two pixels larger.
         """
         size = (region.shape[-2], region.shape[-1])
-        return recrop(region[None].float(), source, self.region, size, 0.0) > 0.5
+        # Grown by a pixel, so that what is thinner than one is not lost between two samples.
+        grown = F.max_pool2d(region[None].float(), 3, 1, 1)
+        return recrop(grown, source, self.region, size, 0.0) > 0
 
 
 def search_views(start: BFoV, width: float) -> list[LocalView]:

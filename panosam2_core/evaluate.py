@@ -122,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", default="nano", help="variant")
     add("--checkpoint", type=Path, help="weights; nano has its own")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--precision", default="auto", help="auto, float32 or bfloat16")
     add("--tracker", choices=TRACKERS, default=TRACKERS[0], help="ours, or a peer")
     parts = f"switch off parts of ours: {', '.join(PARTS)}"
     add("--without", nargs="+", choices=PARTS, default=[], metavar="PART", help=parts)
@@ -163,6 +164,7 @@ def _predictor(args: argparse.Namespace) -> tuple[Predictor, dict[str, Any]]:
         "without": args.without,
         "model": args.model,
         "view": args.view,
+        "precision": args.precision,
         "prompt": args.prompt,
         "input_size": list(size),
     }
@@ -170,7 +172,13 @@ def _predictor(args: argparse.Namespace) -> tuple[Predictor, dict[str, Any]]:
 
 def _ours(args: argparse.Namespace) -> tuple[Callable[[], Predictor], tuple[int, int]]:
     size = (args.size[0], args.size[1]) if args.size else None
-    model = load_model(args.model, checkpoint=args.checkpoint, device=args.device, input_size=size)
+    model = load_model(
+        args.model,
+        checkpoint=args.checkpoint,
+        device=args.device,
+        precision=args.precision,
+        input_size=size,
+    )
     region = args.tracker == "panosam2_bfov"
     # What a search region shows is an ordinary picture.
     off = {*args.without, *(("wrap", "motion-gate", "prompt-view") if region else ())}

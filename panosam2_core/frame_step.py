@@ -140,7 +140,7 @@ class FrameStep:
             if prompt.mask is not None:
                 masks = mask_input(self.model, prompt.mask, chart)
                 found = prompt_masks(self.model, features, masks, pano=chart.pano)
-                found = self._leave_out(found, [chart])
+                found = self.leave_out(found, [chart])
             else:
                 points = self._points(prompt)
                 chart, found = self._segment(points, features)
@@ -168,11 +168,24 @@ class FrameStep:
         Returns:
             Decoded on the panorama.
         """
-        grid = (self.grid_hw[0], self.grid_hw[1])
-        logits = chart.on_frame(found.logits, grid)
-        return self.told(logits, features)._replace(
+        return self.told(self.on_panorama(chart, found.logits), features)._replace(
             score=found.score, object_logit=found.object_logit
         )
+
+    def on_panorama(self, chart: Chart, logits: Tensor) -> Tensor:
+        """Bring a mask to the grid of the panorama's masks.
+
+        Args:
+            chart: of the mask.
+            logits: (1, 1, 4h, 4w) in that chart.
+
+        Returns:
+            (1, 1, 4h, 4w), means over cells; of an object that is smaller than a cell, the
+            largest values, so that it is still somewhere.
+        """
+        fine = chart.on_frame(logits, self._input_hw)
+        mean = F.avg_pool2d(fine, MASK_STRIDE)
+        return mean if bool((mean > 0).any()) else F.max_pool2d(fine, MASK_STRIDE)
 
     def told(self, logits: Tensor, features: ImageFeatures) -> Decoded:
         """Take logits as the answer.
@@ -184,9 +197,7 @@ class FrameStep:
         Returns:
             Decoded with these logits.
         """
-        # What is smaller than a pixel of the panorama's masks is where its largest logit is.
-        level = logits.max().clamp(max=0.0)
-        masks = F.interpolate((logits >= level).float(), scale_factor=MASK_STRIDE)
+        masks = F.interpolate((logits > 0).float(), scale_factor=MASK_STRIDE)
         taken = prompt_masks(self.model, features, masks, pano=self.whole.pano)
         return taken._replace(logits=logits)
 
@@ -201,7 +212,7 @@ class FrameStep:
         points = self._points(prompt)
         sight = self._sight(track)
         placed = sight.chart.place(points, self._input_hw)
-        if placed is None or track.lost:
+        if placed is None or self.searches(track):
             sight, placed = self._on_panorama(track), points
         features = self._features([sight])
         with self.clock.stage("decode"):
@@ -243,7 +254,7 @@ class FrameStep:
             elif boxed:
                 decoded = decoded._replace(logits=decoded.logits.where(near, OUTSIDE))
             decoded = stay_near(self.model, decoded, near, pano=chart.pano)
-        return self._leave_out(decoded, [chart])
+        return self.leave_out(decoded, [chart])
 
     def follow(self, tracks: Sequence[Track]) -> list[Prediction]:
         """Find known objects; those that can share a batch do.
@@ -254,9 +265,34 @@ class FrameStep:
         Returns:
             One prediction per object, in any order.
         """
-        predictions = self._look([self._sight(track) for track in tracks])
-        steady = [p for p in predictions if not p.sight.track.lost]
-        return steady + self._confirmed([p for p in predictions if p.sight.track.lost])
+        lost = [track.object_id for track in tracks if self.searches(track)]
+        around = self._around(lost, sum(track.pursued for track in tracks))
+        predictions = self._look([self._sight(t, t.object_id in around) for t in tracks])
+        steady = [p for p in predictions if p.sight.track.object_id not in lost]
+        found = [p for p in predictions if p.sight.track.object_id in lost]
+        return steady + self._confirmed(found)
+
+    def _around(self, lost: Sequence[int], pursued: int) -> set[int]:
+        """Lost objects that look into a direction of their own; all others share the panorama.
+
+        Every second frame, as many as there are local views to spare, in turn.
+        """
+        if not lost or self.now % 2 == 0:
+            return set()
+        spare = min(len(lost), max(1, self.config.max_local_views - pursued))
+        first = self.now // 2 * spare
+        return {lost[(first + i) % len(lost)] for i in range(spare)}
+
+    def searches(self, track: Track) -> bool:
+        """Tell whether an object is searched for everywhere.
+
+        Args:
+            track: of the object.
+
+        Returns:
+            Whether it is.
+        """
+        return track.lost and self.config.wraps and self.config.view == "auto"
 
     def _look(self, sights: Sequence[Sight]) -> list[Prediction]:
         groups: dict[object, list[Sight]] = defaultdict(list)
@@ -283,7 +319,7 @@ class FrameStep:
                 usual = [sight.track.usual_score for sight in group]
                 least = self.config.least_score * decoded.score.new_tensor(usual)
                 decoded = doubt(self.model, decoded, least)
-            decoded = self._leave_out(decoded, [sight.chart for sight in group])
+            decoded = self.leave_out(decoded, [sight.chart for sight in group])
             predictions += self._observed(group, features, decoded)
         return predictions
 
@@ -331,17 +367,16 @@ class FrameStep:
         alike = F.cosine_similarity(torch.stack(known).float(), here[None])
         return bool(alike.max() >= ALIKE)
 
-    def _sight(self, track: Track) -> Sight:
-        """Where to look for a known object."""
+    def _sight(self, track: Track, around: bool = False) -> Sight:
+        """Where to look for a known object; ``around``: if it is lost, into the next direction."""
         close = track.close
         if close is None or self.config.view == "sphere" or not self.config.wraps:
             return self._on_panorama(track)
         if close.pursuit:
             return self._in_view(track, close.pursuit)
-        if close.lost and close.searched % 2:  # in turn with the panorama
+        if close.lost and around:
             charts = search_views(close.region, LADDER[-1])
-            chart = charts[close.searched // 2 % len(charts)]
-            return self._with_close(track, close, chart)
+            return self._with_close(track, close, charts[close.searched % len(charts)])
         return self._on_panorama(track)
 
     def _in_view(self, track: Track, pursuit: Pursuit) -> Sight:
@@ -370,7 +405,7 @@ class FrameStep:
     def _reachable(self, sight: Sight) -> Tensor:
         """(1, 1, 4h, 4w) bool of a chart, where an object may be since it was last placed."""
         region, track, chart = sight.memory.region, sight.track, sight.chart
-        if region is None or track.lost:
+        if region is None or self.searches(track):
             device = self.frame.device
             return torch.ones(1, 1, *self.grid_hw, dtype=torch.bool, device=device)
         region, placed = region[None], track.placed
@@ -379,7 +414,16 @@ class FrameStep:
         angle = math.radians(self.config.motion_gate_deg) * (self.now - placed)
         return spread(region, [min(math.pi, angle)], chart.fov, wraps=chart.pano)
 
-    def _leave_out(self, decoded: Decoded, charts: Sequence[Chart]) -> Decoded:
+    def leave_out(self, decoded: Decoded, charts: Sequence[Chart]) -> Decoded:
+        """Take the ignored region out of masks.
+
+        Args:
+            decoded: masks of B objects.
+            charts: of these masks.
+
+        Returns:
+            The masks.
+        """
         if self.ignored is None:
             return decoded
         regions = [self._ignored_in(self.ignored, chart) for chart in charts]
@@ -402,7 +446,6 @@ class FrameStep:
             seen = self.observe(
                 features, decoded, sights[0].clock, prompted=prompt is not None, whole=whole
             )
-        skip = self.config.wraps and not self.config.remember_hidden and prompt is None
         return [
             Prediction(
                 sight=sight,
@@ -411,7 +454,7 @@ class FrameStep:
                 logits=decoded.logits[i],
                 score=decoded.score[i],
                 object_logit=decoded.object_logit[i, 0],
-                observation=None if skip and seen[i].region is None else seen[i],
+                observation=seen[i],
             )
             for i, sight in enumerate(sights)
         ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from panosam2_core.charts import Chart, settle
@@ -26,7 +27,11 @@ def mask_input(model: PanoSAM2, mask: npt.NDArray[np.generic], chart: Chart) -> 
     device = model.pixel_mean.device
     full = torch.from_numpy(np.ascontiguousarray(mask != 0)).to(device)[None, None].float()
     size = (model.input_size[0], model.input_size[1])
-    return settle(chart.gather(full, size), MASK_STRIDE)
+    share = chart.gather(full, size)
+    while not bool(share.any()):  # narrower than a sample of the chart: grow until one sees it
+        full = F.max_pool2d(full, 3, 1, 1)
+        share = chart.gather(full, size)
+    return settle(share, MASK_STRIDE)
 
 
 def point_input(

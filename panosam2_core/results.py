@@ -60,9 +60,10 @@ class ObjectResult:
         angular_height: likewise in local latitude.
         age: frames since the object was added (0 on that frame).
         frames_since_seen: 0 when visible.
-        long_term_frames: indices of the long-term frames that this mask was made with, oldest
-            first (paper 3.2); empty on a prompted frame, where there are none yet, and for a mask
-            found by a search.
+        long_term_frames: the long-term frames that this mask was made with, oldest first (paper
+            3.2), as the memory counts: by the stream's index until frames are left out of it (the
+            object was hidden, or looked for in another view). Empty on a prompted frame and where
+            there are none yet.
         view: the part of the panorama that it was looked for in; ``None``: the whole frame.
     """
 

@@ -272,6 +272,9 @@ class PanoTracker:
             order = dict.fromkeys((*self._tracks, *predictions))
             with clock.stage("postprocess"):
                 result = self._report([predictions[i] for i in order], size_hw, clock)
+            for i, found in result.objects.items():
+                if i not in given:
+                    predictions[i] = self._without_hidden(predictions[i], found)
             outlooks = self._outlooks(step, predictions, result, given)
         self._commit(predictions, outlooks, result, given)
         return result
@@ -303,18 +306,29 @@ class PanoTracker:
         result: FrameResult,
         prompts: Mapping[int, Prompt],
     ) -> dict[int, Outlook]:
-        """How every object is looked for next; local views go to who asks first."""
+        """How every object is looked for next; those that have local views keep them first."""
         outlooks: dict[int, Outlook] = {}
-        taken = sum(p.sight.track.pursued for p in predictions.values())
-        for object_id, prediction in predictions.items():
-            pursued = prediction.sight.track.pursued
-            room = pursued or taken < self.config.max_local_views
-            prompt = prompts.get(object_id)
-            found = result.objects[object_id]
-            outlook = outlook_after(step, prediction, found, prompt, self._empty_memory, room=room)
-            taken += (outlook.close is not None and outlook.close.pursuit is not None) - pursued
+        used = 0
+        for object_id in sorted(predictions, key=lambda i: not predictions[i].sight.track.pursued):
+            outlook = outlook_after(
+                step,
+                predictions[object_id],
+                result.objects[object_id],
+                prompts.get(object_id),
+                self._empty_memory,
+                room=used < self.config.max_local_views,
+            )
+            used += outlook.close is not None and outlook.close.pursuit is not None
             outlooks[object_id] = outlook
         return outlooks
+
+    def _without_hidden(self, prediction: Prediction, found: ObjectResult) -> Prediction:
+        """A prediction whose frame is not remembered, if it should not be."""
+        hidden = found.state is not ObjectState.VISIBLE
+        kept = self.config.remember_hidden and not prediction.sight.track.lost
+        if kept or not hidden or not self.config.wraps:
+            return prediction
+        return dataclasses.replace(prediction, observation=None)
 
     def _commit(
         self,

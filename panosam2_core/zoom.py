@@ -55,60 +55,85 @@ def outlook(
     Returns:
         The outlook.
     """
-    if step.config.view == "sphere" or not step.config.wraps:
-        return Outlook(None)
     close = prediction.sight.track.close
+    if step.config.view == "sphere" or not step.config.wraps:
+        return _told(step, prediction, None, close.album if close else ())
     if prediction.sight.local and close:
-        return _in_view(step, prediction, found, close, prompted=prompt is not None)
+        prompted = prompt is not None
+        return _in_view(step, prediction, found, close, prompted=prompted, room=room)
     visible = found.state is ObjectState.VISIBLE
     if close and close.lost and not visible:
-        return Outlook(dataclasses.replace(close, searched=close.searched + 1))
+        return Outlook(close)
     if visible and room:
         # The user's own mask is finer than what the panorama's masks can show of it.
         exact = found.mask if prompt is None or prompt.mask is None else prompt.mask != 0
         region = measure(exact, pano=True)
         pursuit = begin(region) if region else None
         if pursuit:
-            return _zoomed(step, prediction, exact, close, empty, pursuit)
-    return Outlook(close and dataclasses.replace(close, pursuit=None, lost=False))
+            return _zoomed(step, prediction, exact, prompt, empty, pursuit)
+    if close is None:
+        return Outlook(None)
+    album, close = close.album, dataclasses.replace(close, pursuit=None, lost=False, album=())
+    return _told(step, prediction, close, album)
 
 
 def _zoomed(
     step: FrameStep,
     prediction: Prediction,
     mask: npt.NDArray[np.bool_],
-    close: Close | None,
+    prompt: Prompt | None,
     empty: Callable[[], ObjectMemory],
     pursuit: Pursuit,
 ) -> Outlook:
     """From the panorama to a local view: what was seen on the one is told to the other."""
+    close = prediction.sight.track.close
     view = LocalView(pursuit.view())
     features = step.encode([view])[1]
     with step.clock.stage("decode"):
         masks = mask_input(step.model, mask, view)
         decoded = prompt_masks(step.model, features, masks, pano=False)
+        decoded = step.leave_out(decoded, [view])
     clock = close.clock if close else step.now
-    zoomed = step.observe(features, decoded, clock, prompted=True, whole=False)[0]
-    return Outlook(
-        Close(close.memory if close else empty(), clock + 1, view.region, step.now, pursuit),
-        zoomed=zoomed,
-    )
+    # Only the user's word is kept for good; the network's own masks go by.
+    said = prompt is not None or close is None
+    zoomed = step.observe(features, decoded, clock, prompted=said, whole=False)[0]
+    album = close.album if close else ()
+    memory = close.memory if close else empty()
+    closer = Close(memory, clock + 1, view.region, step.now, pursuit)
+    return dataclasses.replace(_told(step, prediction, closer, album), zoomed=zoomed)
+
+
+def _told(
+    step: FrameStep, prediction: Prediction, close: Close | None, album: tuple[Picture, ...]
+) -> Outlook:
+    """The panorama's memory is told of pictures that it has not seen."""
+    if not album:
+        return Outlook(close)
+    told = _recalled(step, prediction, album, prompted=False)
+    return Outlook(close, told=told, placed=album[-1].frame)
 
 
 def _in_view(
-    step: FrameStep, prediction: Prediction, found: ObjectResult, close: Close, *, prompted: bool
+    step: FrameStep,
+    prediction: Prediction,
+    found: ObjectResult,
+    close: Close,
+    *,
+    prompted: bool,
+    room: bool,
 ) -> Outlook:
-    seen_now = found.state is ObjectState.VISIBLE
-    if close.lost and not seen_now:
+    visible = found.state is ObjectState.VISIBLE
+    if close.lost and not visible:
         return Outlook(dataclasses.replace(close, searched=close.searched + 1))
     if prediction.observation is not None:
         close = dataclasses.replace(close, clock=close.clock + 1)
         if isinstance(prediction.chart, LocalView) and prediction.observation.region is not None:
             close = dataclasses.replace(close, region=prediction.chart.region, placed=step.now)
-    if not seen_now:
+    if not visible:
         return _out_of_sight(step, prediction, close)
     close = _with_picture(step, prediction, close)
     pursuit = seen(close.pursuit, found) if close.pursuit else begin(found)
+    pursuit = pursuit if room else None
     told: tuple[Observation, ...] = ()
     if pursuit is None or prompted:
         told = _recalled(step, prediction, (*close.album, _picture(step, prediction)), prompted)
@@ -122,10 +147,8 @@ def _out_of_sight(step: FrameStep, prediction: Prediction, close: Close) -> Outl
     if pursuit or step.config.view == "local":
         kept = pursuit or (close.pursuit and dataclasses.replace(close.pursuit, unseen=WIDENED))
         return Outlook(dataclasses.replace(close, pursuit=kept))
-    told = _recalled(step, prediction, close.album, prompted=False)
-    placed = close.album[-1].frame if close.album else prediction.sight.track.placed
     lost = dataclasses.replace(close, pursuit=None, lost=True, searched=0, album=())
-    return Outlook(lost, told=told, placed=placed)
+    return _told(step, prediction, lost, close.album)
 
 
 def _with_picture(step: FrameStep, prediction: Prediction, close: Close) -> Close:
@@ -136,7 +159,7 @@ def _with_picture(step: FrameStep, prediction: Prediction, close: Close) -> Clos
 
 
 def _picture(step: FrameStep, prediction: Prediction) -> Picture:
-    logits = prediction.chart.on_frame(prediction.logits[None], step.grid_hw)
+    logits = step.on_panorama(prediction.chart, prediction.logits[None])
     images = step.whole.images(step.model, step.frame)
     return Picture(images.to(torch.bfloat16), logits.to(torch.bfloat16), step.now)
 
@@ -145,7 +168,9 @@ def _recalled(
     step: FrameStep, prediction: Prediction, album: tuple[Picture, ...], prompted: bool
 ) -> tuple[Observation, ...]:
     """Observations of the panorama's memory for pictures; the last one may have been prompted."""
-    track, observations = prediction.sight.track, []
+    # Of the frame itself there is an observation already if the panorama was looked at.
+    looked = prediction.observation is not None and not prediction.sight.local
+    clock, observations = prediction.sight.track.clock + looked, []
     for number, picture in enumerate(album):
         with step.clock.stage("encode"):
             images = picture.images.to(step.model.pixel_mean.dtype)
@@ -154,7 +179,7 @@ def _recalled(
         observations += step.observe(
             features,
             decoded,
-            track.clock + number,
+            clock + number,
             prompted=prompted and picture.frame == step.now,
             whole=True,
         )
