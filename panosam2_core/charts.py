@@ -11,6 +11,7 @@ import operator
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -194,6 +195,26 @@ def search_views(start: BFoV, width: float) -> list[LocalView]:
 def _ray(region: BFoV) -> tuple[float, float, float]:
     level = math.cos(region.lat)
     return level * math.sin(region.lon), -math.sin(region.lat), level * math.cos(region.lon)
+
+
+def solid_angles(
+    fov: tuple[float, float], size_hw: tuple[int, int], device: torch.device
+) -> Tensor:
+    """Solid angle of the cells of a chart in longitude and latitude.
+
+    Args:
+        fov: (width, height) in radians.
+        size_hw: cells.
+        device: of the result.
+
+    Returns:
+        (H, W) steradians.
+    """
+    height, width = size_hw
+    step = fov[1] / height
+    lat = fov[1] / 2 - (torch.arange(height, device=device) + 0.5) * step
+    rows = lat.cos() * (2 * math.sin(step / 2) * fov[0] / width)
+    return rows[:, None].expand(height, width)
 
 
 def settle(share: Tensor, stride: int) -> Tensor:

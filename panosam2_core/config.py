@@ -111,6 +111,9 @@ class TrackerConfig:
         least_score: share of an object's usual predicted IoU that a mask must have on a closed
             panorama; under it the object counts as hidden. 0: believe every mask. Paper silent;
             chosen because what covers an object is taken for it else, with a score that drops.
+        most_growth: factor by which the solid angle of a mask may exceed what is usual for its
+            object on a closed panorama; beyond it the object counts as hidden. 0: any. Paper
+            silent; chosen because an object that is covered by a larger one seems to grow.
         remember_hidden: keep frames in memory on which the object was not seen, as SAM2 does. Off,
             on closed panoramas: only what was seen is remembered (as in DAM4SAM).
         seed: ``None``: deterministic draws. A number: the paper's Algorithm 1, seeded.
@@ -132,6 +135,7 @@ class TrackerConfig:
     prompt_view: str = "auto"
     motion_gate_deg: float = 12.0
     least_score: float = 0.5
+    most_growth: float = 2.0
     remember_hidden: bool = False
     seed: int | None = None
 
@@ -154,6 +158,7 @@ class TrackerConfig:
             "occluded_below": (0.0, 1.0),
             "motion_gate_deg": (0.0, 180.0),
             "least_score": (0.0, 1.0),
+            "most_growth": (0.0, 1000.0),
             "lost_after_frames": (0, 10**9),
             "max_objects": (1, 1024),
             "max_local_views": (1, 1024),

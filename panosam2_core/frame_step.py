@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from panosam2_core.charts import Chart, LocalView, WholeFrame, search_views
+from panosam2_core.charts import Chart, LocalView, WholeFrame, search_views, solid_angles
 from panosam2_core.config import TrackerConfig
 from panosam2_core.geometry.region import measure
 from panosam2_core.ignored import IgnoredRegion
@@ -41,6 +41,8 @@ from panosam2_core.step import (
 from panosam2_core.tracks import Close, Prediction, Sight, Track
 
 ALIKE = 0.5  # cosine of two pointers of the same object
+GROWTH_UNSEEN = 1.03  # factor per frame out of sight by which an object may have grown
+SLACK_CELLS = 8  # of a decoded mask
 
 
 @dataclass
@@ -315,13 +317,28 @@ class FrameStep:
             if self.gated:
                 near = torch.cat([self._reachable(sight) for sight in group])
                 decoded = stay_near(self.model, decoded, near, pano=pano)
-            if self.config.wraps and self.config.least_score:
-                usual = [sight.track.usual_score for sight in group]
-                least = self.config.least_score * decoded.score.new_tensor(usual)
-                decoded = doubt(self.model, decoded, least)
+            if self.config.wraps:
+                decoded = doubt(self.model, decoded, self._believed(group, decoded))
             decoded = self.leave_out(decoded, [sight.chart for sight in group])
             predictions += self._observed(group, features, decoded)
         return predictions
+
+    def _believed(self, sights: Sequence[Sight], decoded: Decoded) -> Tensor:
+        """(B,) bool: masks whose score is not too low, and whose size not too large."""
+        tracks = [sight.track for sight in sights]
+        usual = decoded.score.new_tensor([track.usual_score for track in tracks])
+        believed = ~(decoded.score < self.config.least_score * usual)
+        if not self.config.most_growth:
+            return believed
+        for i, (sight, track) in enumerate(zip(sights, tracks, strict=True)):
+            if track.usual_size:
+                cells = solid_angles(sight.chart.fov, self.grid_hw, decoded.logits.device)
+                size = float(((decoded.logits[i, 0] > 0) * cells).sum())
+                hidden = self.now - track.last_seen - 1
+                most = track.usual_size * self.config.most_growth * GROWTH_UNSEEN**hidden
+                # A few cells more or less are no growth.
+                believed[i] &= size <= most + SLACK_CELLS * float(cells.max())
+        return believed
 
     def _features(self, sights: Sequence[Sight]) -> ImageFeatures:
         """Features of every sight's chart, in their order; all whole frames or all local."""

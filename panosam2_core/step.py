@@ -150,19 +150,19 @@ def stay_near(model: PanoSAM2, decoded: Decoded, near: Tensor, *, pano: bool = T
     return _with_mask(model, decoded, keep_near(decoded.logits, near, wraps=pano))
 
 
-def doubt(model: PanoSAM2, decoded: Decoded, least: Tensor) -> Decoded:
-    """Take objects for hidden whose masks the network itself does not believe.
+def doubt(model: PanoSAM2, decoded: Decoded, believed: Tensor) -> Decoded:
+    """Take objects for hidden whose masks are not believed.
 
     Args:
         model: the network.
         decoded: masks of B objects.
-        least: (B,) predicted IoU that their masks must have.
+        believed: (B,) bool.
 
     Returns:
-        The masks; an object with a lower one is absent in every respect.
+        The masks; an object that is not believed is absent in every respect.
     """
-    believed = (decoded.score >= least)[:, None, None, None]
-    return _with_mask(model, decoded, decoded.logits.where(believed, OUTSIDE))
+    kept = believed[:, None, None, None]
+    return _with_mask(model, decoded, decoded.logits.where(kept, OUTSIDE))
 
 
 def leave_out(model: PanoSAM2, decoded: Decoded, ignored: Tensor) -> Decoded:

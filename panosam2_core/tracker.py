@@ -27,7 +27,7 @@ from panosam2_core.results import FrameResult, ObjectResult, ObjectState, View
 from panosam2_core.tracks import Close, Outlook, Picture, Prediction, Track
 from panosam2_core.zoom import outlook as outlook_after
 
-SCORE_RATE = 0.1  # weight of a frame in an object's usual score
+SCORE_RATE, SIZE_RATE = 0.1, 0.3  # weight of a frame in what is usual for an object
 _SNAPSHOT_VERSION = 3
 _SNAPSHOT_TYPES: list[Any] = [
     Track,
@@ -355,9 +355,8 @@ class PanoTracker:
             if outlook.close and outlook.zoomed:
                 outlook.close.memory.observe(outlook.zoomed)
             track.close = outlook.close
-            if found.state is ObjectState.VISIBLE and object_id not in prompted:
-                usual = track.usual_score or found.mask_score
-                track.usual_score = usual + SCORE_RATE * (found.mask_score - usual)
+            if found.state is ObjectState.VISIBLE:
+                _learn_usual(track, found, prompted=object_id in prompted)
             track.last_seen = self._now - found.frames_since_seen
             track.label = found.label
             self._tracks[object_id] = track
@@ -453,6 +452,17 @@ def _fields(region: RegionMeasure) -> Iterator[tuple[str, Any]]:
 _NOWHERE: dict[str, Any] = dict(
     _fields(RegionMeasure(0, 0.0, False, (0, 0, 0, 0), np.zeros(3), 0.0, 0.0, 0.0, 0.0))
 )
+
+
+def _learn_usual(track: Track, found: ObjectResult, *, prompted: bool) -> None:
+    """Follow what is usual for an object; a prompt's score is none of the network's own."""
+    size = found.solid_angle_sr
+    if prompted:
+        track.usual_size = size
+        return
+    score, usual = found.mask_score, track.usual_score or found.mask_score
+    track.usual_score = usual + SCORE_RATE * (score - usual)
+    track.usual_size += SIZE_RATE * (size - track.usual_size)
 
 
 def _view(chart: Chart) -> View | None:

@@ -67,6 +67,7 @@ class Track:
         clock: its time, see :class:`Close`.
         placed: index in the stream of the frame that ``memory.region`` is of.
         usual_score: moving average of the IoU that the network predicts for its masks; 0: unknown.
+        usual_size: moving average of its solid angle in steradians; 0: unknown.
         close: its local views, once there has been one.
     """
 
@@ -78,6 +79,7 @@ class Track:
     clock: int
     placed: int
     usual_score: float = 0.0
+    usual_size: float = 0.0
     close: Close | None = None
 
     @property

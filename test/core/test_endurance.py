@@ -55,7 +55,9 @@ def test_ten_thousand_frames_leave_nothing_behind() -> None:
     config = dataclasses.replace(
         VARIANTS["nano"], input_size=SIZE, width=64, memory_dim=32, attention_layers=1
     )
-    tracker = PanoTracker(build_model(config).eval().requires_grad_(False), TrackerConfig())
+    tracker = PanoTracker(
+        build_model(config).eval().requires_grad_(False), TrackerConfig(view="sphere")
+    )
     generator = np.random.default_rng(0)
     frames = generator.integers(0, 255, (50, *SIZE, 3), dtype=np.uint8)
     full = state_of_a_full_object(tracker, frames)

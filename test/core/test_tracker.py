@@ -51,7 +51,8 @@ def logits_of(results: list[dict[int, Any]], object_id: int) -> npt.NDArray[np.f
 
 def panorama(**changes: Any) -> TrackerConfig:
     """The whole frame always, and SAM2's rule that every frame is believed and remembered."""
-    rules: dict[str, Any] = {"view": "sphere", "least_score": 0.0, "remember_hidden": True}
+    rules: dict[str, Any] = {"view": "sphere", "least_score": 0.0, "most_growth": 0.0}
+    rules["remember_hidden"] = True
     return TrackerConfig(**rules, **changes)
 
 

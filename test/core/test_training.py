@@ -154,7 +154,9 @@ def test_boxes_and_clicks_of_training_are_on_the_object(shift: int) -> None:
     mask = mask.roll(shift, dims=1)
     generator = np.random.default_rng(shift)
     for _ in range(20):
-        (left, top), (right, bottom) = rollout_module._jittered_box(mask, generator).tolist()
+        (left, top), (right, bottom) = rollout_module._jittered_box(
+            mask, generator, pano=True
+        ).tolist()
         assert 24 * 0.8 - 1 <= right - left <= 24 * 1.2 + 1, "the shorter way round"
         assert abs((left - 20 - shift + 32) % 64 - 32) <= 2.5
         assert abs(top - 10) <= 1.1
