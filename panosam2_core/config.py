@@ -108,14 +108,14 @@ class TrackerConfig:
             the camera's own turning included. On closed panoramas, what a mask shows beyond that
             is left out unless it hangs together with what is within; 0 switches this off. Paper
             silent; see :mod:`panosam2_core.motion`.
-        least_score: share of an object's usual predicted IoU that a mask must have on a closed
-            panorama; under it the object counts as hidden. 0: believe every mask. Paper silent;
-            chosen because what covers an object is taken for it else, with a score that drops.
+        least_score: share of an object's usual predicted IoU that a mask must have in a local view;
+            under it the object counts as hidden. 0: believe every mask. Paper silent; chosen
+            because what covers an object is taken for it else, with a score that drops.
         most_growth: factor by which the solid angle of a mask may exceed what is usual for its
-            object on a closed panorama; beyond it the object counts as hidden. 0: any. Paper
-            silent; chosen because an object that is covered by a larger one seems to grow.
-        remember_hidden: keep frames in memory on which the object was not seen, as SAM2 does. Off,
-            on closed panoramas: only what was seen is remembered (as in DAM4SAM).
+            object in a local view; beyond it the object counts as hidden. 0: any. Paper silent;
+            chosen because an object that is covered by a larger one seems to grow.
+        remember_hidden: keep frames of local views in memory on which the object was not seen, as
+            SAM2 does. Off: only what was seen is remembered there (as in DAM4SAM).
         seed: ``None``: deterministic draws. A number: the paper's Algorithm 1, seeded.
     """
 

@@ -317,7 +317,7 @@ class FrameStep:
             if self.gated:
                 near = torch.cat([self._reachable(sight) for sight in group])
                 decoded = stay_near(self.model, decoded, near, pano=pano)
-            if self.config.wraps:
+            if group[0].local:
                 decoded = doubt(self.model, decoded, self._believed(group, decoded))
             decoded = self.leave_out(decoded, [sight.chart for sight in group])
             predictions += self._observed(group, features, decoded)

@@ -324,9 +324,13 @@ class PanoTracker:
 
     def _without_hidden(self, prediction: Prediction, found: ObjectResult) -> Prediction:
         """A prediction whose frame is not remembered, if it should not be."""
-        hidden = found.state is not ObjectState.VISIBLE
-        kept = self.config.remember_hidden and not prediction.sight.track.lost
-        if kept or not hidden or not self.config.wraps:
+        track = prediction.sight.track
+        kept = self.config.remember_hidden and not track.lost
+        if (
+            found.state is ObjectState.VISIBLE
+            or kept
+            or not (prediction.sight.local or track.lost)
+        ):
             return prediction
         return dataclasses.replace(prediction, observation=None)
 
