@@ -108,8 +108,8 @@ class TrackerConfig:
             the camera's own turning included. On closed panoramas, what a mask shows beyond that
             is left out unless it hangs together with what is within; 0 switches this off. Paper
             silent; see :mod:`panosam2_core.motion`.
-        least_score: share of an object's usual predicted IoU that a mask must have in a local view;
-            under it the object counts as hidden. 0: believe every mask. Paper silent; chosen
+        least_score: share of an object's usual predicted IoU that a mask must have in a local
+            view; under it the object counts as hidden. 0: believe every mask. Paper silent; chosen
             because what covers an object is taken for it else, with a score that drops.
         most_growth: factor by which the solid angle of a mask may exceed what is usual for its
             object in a local view; beyond it the object counts as hidden. 0: any. Paper silent;

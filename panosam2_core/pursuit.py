@@ -22,7 +22,7 @@ import numpy.typing as npt
 from panosam2_core.geometry.bfov import BFoV
 
 LADDER = (math.radians(60.0), math.radians(120.0))  # widths of local views
-ENTER = 0.3  # of a rung's width that an object may fill when the rung is chosen
+ENTER = 0.25  # of a rung's width that an object may fill when the rung is chosen
 KEEP = (1 / 8, 2 / 5)  # share of its width between which a rung is kept
 FASTEST = math.radians(30.0)  # per frame; more is a mistake, not a motion
 STEADY = 0.7  # weight of the newest step in the velocity

@@ -358,7 +358,7 @@ class PanoTracker:
                     track.placed = outlook.placed if outlook.told else self._now
             if outlook.close and outlook.zoomed:
                 outlook.close.memory.observe(outlook.zoomed)
-            track.close = outlook.close
+            track.close, track.small = outlook.close, outlook.small
             if found.state is ObjectState.VISIBLE:
                 _learn_usual(track, found, prompted=object_id in prompted)
             track.last_seen = self._now - found.frames_since_seen

@@ -68,6 +68,7 @@ class Track:
         placed: index in the stream of the frame that ``memory.region`` is of.
         usual_score: moving average of the IoU that the network predicts for its masks; 0: unknown.
         usual_size: moving average of its solid angle in steradians; 0: unknown.
+        small: frames in a row on which the panorama showed it small enough for a local view.
         close: its local views, once there has been one.
     """
 
@@ -80,6 +81,7 @@ class Track:
     placed: int
     usual_score: float = 0.0
     usual_size: float = 0.0
+    small: int = 0
     close: Close | None = None
 
     @property
@@ -160,9 +162,11 @@ class Outlook:
         zoomed: observation for their memory.
         told: observations for the panorama's memory.
         placed: index in the stream of the frame of the last of them.
+        small: see :class:`Track`.
     """
 
     close: Close | None
     zoomed: Observation | None = None
     told: tuple[Observation, ...] = ()
     placed: int = 0
+    small: int = 0

@@ -29,6 +29,7 @@ from panosam2_core.results import ObjectResult, ObjectState
 from panosam2_core.step import prompt_masks
 from panosam2_core.tracks import Close, Outlook, Picture, Prediction
 
+SMALL_FOR = 10  # frames; what passes in front of a large object makes it small for a few
 PICTURE_EVERY = 10  # frames between two pictures of the album
 PICTURES = 3  # kept; with the prompted frame they fill a good part of a memory
 
@@ -69,8 +70,11 @@ def outlook(
         exact = found.mask if prompt is None or prompt.mask is None else prompt.mask != 0
         region = measure(exact, pano=True)
         pursuit = begin(region) if region else None
-        if pursuit:
+        small = prediction.sight.track.small + 1 if pursuit else 0
+        if pursuit and (prompt is not None or small > SMALL_FOR):
             return _zoomed(step, prediction, exact, prompt, empty, pursuit)
+        if pursuit:
+            return Outlook(close, small=small)
     if close is None:
         return Outlook(None)
     album, close = close.album, dataclasses.replace(close, pursuit=None, lost=False, album=())

@@ -116,7 +116,7 @@ def test_what_grows_goes_back_to_the_panorama_and_what_shrinks_comes_again(
     seeing: PanoSAM2,
 ) -> None:
     tracker = PanoTracker(seeing)
-    radii = [6, 9, 13, 19, 26, 34, 44, 44, 34, 24, 16, 10, 7, 6]
+    radii = [3, 5, 8, 12, 17, 24, 34, 34, 24, 14] + [6] * 13
     views = []
     for t, radius in enumerate(radii):
         truth = disc(30, 10, radius)
@@ -215,8 +215,8 @@ def test_only_so_many_objects_have_views_of_their_own(seeing: PanoSAM2) -> None:
     found = tracker.step(picture(*spots)).objects
     assert [found[i].view is not None for i in (1, 2, 3, 4)] == [True, True, False, False]
     tracker.remove(1)
-    tracker.step(picture(*spots))
-    found = tracker.step(picture(*spots)).objects
+    for _ in range(12):
+        found = tracker.step(picture(*spots)).objects
     assert sum(found[i].view is not None for i in (2, 3, 4)) == 2, "what is free is taken"
 
 
@@ -327,7 +327,7 @@ def test_state_in_views_is_bounded(seeing: PanoSAM2) -> None:
 
 def test_switching_views_off_in_mid_stream_goes_back_to_the_panorama(seeing: PanoSAM2) -> None:
     tracker = PanoTracker(seeing)
-    here = disc(40, 0, 11)
+    here = disc(40, 0, 7)
     for t in range(4):
         found = tracker.step(picture(here), [Prompt(1, mask=here)] if t == 0 else []).objects[1]
     assert found.view is not None
@@ -335,9 +335,10 @@ def test_switching_views_off_in_mid_stream_goes_back_to_the_panorama(seeing: Pan
     for _ in range(3):
         found = tracker.step(picture(here)).objects[1]
         assert found.view is None
-        assert centre_error_deg(found, 40, 0) < 8, "a cell of the panorama's masks has 11"
+        assert centre_error_deg(found, 40, 0) < 9, "a cell of the panorama's masks has 11"
     tracker.config = dataclasses.replace(tracker.config, view="auto")
-    tracker.step(picture(here))
+    for _ in range(12):
+        tracker.step(picture(here))
     assert tracker.step(picture(here)).objects[1].view is not None
 
 
