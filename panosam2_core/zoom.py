@@ -63,11 +63,12 @@ def outlook(
         prompted = prompt is not None
         return _in_view(step, prediction, found, close, prompted=prompted, room=room)
     visible = found.state is ObjectState.VISIBLE
-    if close and close.lost and not visible:
+    if close and close.lost and not visible and prompt is None:
         return Outlook(close)
-    if visible and room:
-        # The user's own mask is finer than what the panorama's masks can show of it.
-        exact = found.mask if prompt is None or prompt.mask is None else prompt.mask != 0
+    # The user's own mask is finer than what the panorama's masks can show of it, if anything.
+    said = prompt.mask if prompt else None
+    if room and (visible or said is not None):
+        exact = found.mask if said is None else said != 0
         region = measure(exact, pano=True)
         pursuit = begin(region) if region else None
         small = prediction.sight.track.small + 1 if pursuit else 0
