@@ -139,10 +139,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         default=TrackerConfig.prompt_view,
         help="where points and boxes are resolved; auto looks closely at small objects",
     )
-    gate = TrackerConfig.motion_gate_deg
-    network.add_argument(
-        "--motion-gate", type=float, default=gate, metavar="DEG", help="per frame; 0: off"
-    )
+    gate, text = TrackerConfig.motion_gate_deg, "per frame; 0: off"
+    network.add_argument("--motion-gate", type=float, default=gate, metavar="DEG", help=text)
     args = parser.parse_args(argv)
     marks = bool(args.point or args.not_points or args.box)
     if sum((marks, bool(args.mask), bool(args.labels))) != 1:

@@ -115,8 +115,9 @@ def test_a_large_thing_is_left_to_the_panorama(seeing: PanoSAM2) -> None:
 def test_what_grows_goes_back_to_the_panorama_and_what_shrinks_comes_again(
     seeing: PanoSAM2,
 ) -> None:
-    tracker = PanoTracker(seeing)
-    radii = [3, 5, 8, 12, 17, 24, 34, 34, 24, 14] + [7] * 13
+    tracker = PanoTracker(seeing, TrackerConfig(most_growth=0.0))  # these cells are coarse
+    growing = [5, 6, 7, 8, 9, 11, 13, 15, 18, 21, 25, 30, 35]
+    radii = [*growing, 35, 24, 14, *[7] * 13]
     views = []
     for t, radius in enumerate(radii):
         truth = disc(28.1, 16.9, radius)
@@ -125,10 +126,45 @@ def test_what_grows_goes_back_to_the_panorama_and_what_shrinks_comes_again(
             assert overlap(found, truth) > 0.6, t
         views.append(found.view.width if found.view else WHOLE)
     assert views[1] == pytest.approx(LADDER[0])
-    assert views[7] == WHOLE
+    assert views[len(growing)] == WHOLE
     assert views[-1] < WHOLE
-    rising = views[1:8]
+    rising = views[1 : len(growing) + 1]
     assert rising == sorted(rising), "one rung after the other"
+
+
+@pytest.mark.parametrize(("growth", "hidden"), [(2.0, True), (0.0, False)])
+def test_what_grows_at_once_is_something_else_and_is_not_remembered(
+    seeing: PanoSAM2, growth: float, hidden: bool
+) -> None:
+    tracker = PanoTracker(seeing, TrackerConfig(most_growth=growth, motion_gate_deg=0.0))
+    here, cover = disc(40, 0, 5), disc(40, 0, 14)
+    for t in range(4):
+        tracker.step(picture(here), [Prompt(1, mask=here)] if t == 0 else [])
+    held = [m.frame for m in tracker._tracks[1].close.memory.recent]
+    found = tracker.step(picture(cover)).objects[1]
+    assert (found.state is ObjectState.OCCLUDED) is hidden
+    assert ([m.frame for m in tracker._tracks[1].close.memory.recent] == held) is hidden
+    found = tracker.step(picture(here)).objects[1]
+    assert found.state is ObjectState.VISIBLE, "and when it is gone the object is there again"
+
+
+@pytest.mark.parametrize(("share", "hidden"), [(0.5, True), (0.0, False)])
+def test_a_mask_with_a_score_far_under_the_usual_is_not_believed(
+    seeing: PanoSAM2, monkeypatch: pytest.MonkeyPatch, share: float, hidden: bool
+) -> None:
+    tracker = PanoTracker(seeing, TrackerConfig(least_score=share))
+    here = disc(40, 0, 6)
+    for t in range(4):
+        tracker.step(picture(here), [Prompt(1, mask=here)] if t == 0 else [])
+    real = step_module.propagate
+
+    def doubtful(*args: Any, **kwargs: Any) -> Decoded:
+        decoded = real(*args, **kwargs)
+        return decoded._replace(score=decoded.score * 0.4)
+
+    monkeypatch.setattr(step_module, "propagate", doubtful)
+    found = tracker.step(picture(here)).objects[1]
+    assert (found.state is ObjectState.OCCLUDED) is hidden
 
 
 @pytest.mark.parametrize("view", ["auto", "local"])
@@ -331,7 +367,6 @@ def test_switching_views_off_in_mid_stream_goes_back_to_the_panorama(seeing: Pan
     here = disc(40, 0, 7)
     for t in range(4):
         found = tracker.step(picture(here), [Prompt(1, mask=here)] if t == 0 else []).objects[1]
-        print(t, found.state, found.view, found.angular_width, found.angular_height)
     assert found.view is not None
     tracker.config = dataclasses.replace(tracker.config, view="sphere")
     for _ in range(3):
