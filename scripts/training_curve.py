@@ -36,7 +36,7 @@ def main(path: Path, rows: int = 20) -> None:
 
 def _mean(values: list[float]) -> float:
     """Mean of the numbers that are there: a batch without a visible object has no IoU."""
-    known = [value for value in values if not math.isnan(value)]
+    known = [v for v in values if v is not None and not math.isnan(v)]
     return sum(known) / len(known) if known else math.nan
 
 
