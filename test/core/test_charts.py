@@ -64,10 +64,24 @@ def test_from_view_to_view_is_by_way_of_the_panorama(
     assert ((direct > 0.5) == (around > 0.5)).float().mean() > 0.995
 
 
-def test_carrying_into_the_same_view_changes_nothing() -> None:
+def test_carrying_loses_nothing_and_adds_two_pixels_at_most() -> None:
     view = LocalView(BFoV(2.0, 0.7, 1.0, 0.5))
-    region = torch.rand(1, 64, 128, generator=torch.Generator().manual_seed(1)) > 0.5
-    assert torch.equal(view.carry(region, view.region)[0], region)
+    region = torch.rand(1, 64, 128, generator=torch.Generator().manual_seed(1)) > 0.99
+    carried = view.carry(region, view.region)[0]
+    assert (carried | ~region).all()
+    near = torch.nn.functional.max_pool2d(region.float(), 5, 1, 2) > 0
+    assert not (carried & ~near).any()
+
+
+@pytest.mark.parametrize("width", [1.0, 2.0])
+def test_thin_things_are_carried_between_samples(width: float) -> None:
+    """A column of one pixel, seen half a pixel to the side or from a view of twice the width."""
+    source = BFoV(2.0, 0.0, 1.0, 0.5)
+    target = LocalView(BFoV(2.0 + 0.5 / 128, 0.0, width, width / 2))
+    for column in range(50, 70):
+        line = torch.zeros(1, 64, 128, dtype=torch.bool)
+        line[:, 20:40, column] = True
+        assert target.carry(line, source).sum() >= 8
 
 
 def test_what_a_view_does_not_show_is_not_the_object() -> None:
