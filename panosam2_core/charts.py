@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -20,6 +20,8 @@ from panosam2_core.geometry.erp import resize_wrap
 from panosam2_core.model import PanoSAM2, PointPrompts
 from panosam2_core.motion import OUTSIDE, WHOLE_SPHERE
 from panosam2_core.prompt_view import into_view
+
+BARELY = 1e-6  # of a column: what rounding leaves
 
 
 class Chart(Protocol):
@@ -80,13 +82,16 @@ class Chart(Protocol):
 
 @dataclass(frozen=True)
 class WholeFrame:
-    """The frame as it is.
+    """The frame, cut at any column.
 
     Attributes:
         pano: its left and right edges meet.
+        edge: where it is cut, in widths from the frame's own left edge, in [0, 1); 0 for a frame
+            that is not closed.
     """
 
     pano: bool
+    edge: float = 0.0
 
     @property
     def fov(self) -> tuple[float, float]:
@@ -95,22 +100,55 @@ class WholeFrame:
 
     def images(self, model: PanoSAM2, frame: Tensor) -> Tensor:
         """See :class:`Chart`."""
-        return model.normalize(frame, pano=self.pano)
+        return model.normalize(self._cut(frame), pano=self.pano)
+
+    def _cut(self, frame: Tensor) -> Tensor:
+        columns = math.floor(self.edge * frame.shape[-1] + 0.5)
+        return frame.roll(-columns, dims=-1) if columns else frame
 
     def on_frame(self, logits: Tensor, size_hw: tuple[int, int]) -> Tensor:
         """See :class:`Chart`."""
-        return resize_wrap(logits, size_hw, pano=self.pano)
+        whole = resize_wrap(logits, size_hw, pano=self.pano)
+        columns = math.floor(self.edge * size_hw[1])
+        between = self.edge * size_hw[1] - columns
+        if columns:
+            whole = whole.roll(columns, dims=-1)
+        # On a coarse grid the edge lies between two columns; on the frame it does not.
+        return whole.lerp(whole.roll(1, dims=-1), between) if between > BARELY else whole
+
+    def show(self, chart: Chart, logits: Tensor, size_hw: tuple[int, int]) -> Tensor:
+        """Show masks of another chart in this one.
+
+        Args:
+            chart: they were decoded in.
+            logits: (B, 1, h, w).
+            size_hw: of the result.
+
+        Returns:
+            (B, 1, H, W) float; what the other chart does not show is not the object.
+        """
+        if not isinstance(chart, LocalView):
+            return resize_wrap(logits, size_hw, pano=self.pano)
+        lon = math.remainder(chart.region.lon - math.tau * self.edge, math.tau)
+        return uncrop(logits.float(), replace(chart.region, lon=lon), size_hw, OUTSIDE)
 
     def gather(self, share: Tensor, size_hw: tuple[int, int]) -> Tensor:
         """See :class:`Chart`."""
+        share = self._cut(share)
         if size_hw[0] <= share.shape[-2] and size_hw[1] <= share.shape[-1]:
             # Shares of area: a thing smaller than a pixel of the model keeps its largest share.
             return F.interpolate(share, size_hw, mode="area")
         return resize_wrap(share, size_hw, pano=self.pano)
 
-    def place(self, prompts: PointPrompts, size_hw: tuple[int, int]) -> PointPrompts | None:
+    def place(self, prompts: PointPrompts, size_hw: tuple[int, int]) -> PointPrompts:
         """See :class:`Chart`."""
-        return prompts
+        if not self.edge:
+            return prompts
+        x, y = (prompts.xy - prompts.xy.new_tensor([self.edge * size_hw[1], 0.0])).unbind(-1)
+        # All of them on the copy of the panorama that the first one lies on.
+        return prompts._replace(
+            xy=torch.stack([x - (x[:, :1] / size_hw[1]).floor() * size_hw[1], y], dim=-1)
+        )
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ class ModelConfig:
 
 
 PROMPT_VIEWS = ("sphere", "auto")
-VIEWS = ("auto", "sphere", "local")
+VIEWS = ("auto", "sphere", "centred", "local")
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,11 @@ class TrackerConfig:
         long_spacing: least distance in frames between two drawn long-term frames in the
             deterministic mode. Paper silent; chosen so that the draws differ in appearance.
         half_maps: store memory maps in bfloat16, as SAM2 does; halves the state.
-        view: what the network is shown of a closed panorama: ``sphere``, always the whole of it;
-            ``local``, small objects in a crop of their own that follows them; ``auto``, likewise,
-            and what gets lost in its crop is searched for everywhere
-            (:mod:`panosam2_core.zoom`).
+        view: what the network is shown of a closed panorama: ``sphere``, always the whole of it,
+            as the camera gives it; ``centred``, the whole, turned so that the objects are away
+            from its edges (:mod:`panosam2_core.centring`); ``local``, likewise, and small objects
+            in a crop of their own that follows them; ``auto``, likewise, and what gets lost in
+            its crop is searched for everywhere (:mod:`panosam2_core.zoom`).
         max_local_views: objects that are followed in crops at a time; each costs an encoding per
             frame. Further ones are followed on the panorama.
         prompt_view: where clicks and boxes that say what an object is are resolved on closed
@@ -175,6 +176,16 @@ class TrackerConfig:
     def wraps(self) -> bool:
         """Whether the left and right edges of a frame meet."""
         return self.pano and self.hfov_deg == 360
+
+    @property
+    def turns(self) -> bool:
+        """Whether panoramas are turned."""
+        return self.wraps and self.view != "sphere"
+
+    @property
+    def zooms(self) -> bool:
+        """Whether small objects are followed in crops."""
+        return self.wraps and self.view in ("local", "auto")
 
     @property
     def hfov(self) -> float:

@@ -71,6 +71,7 @@ class FrameStep:
         config: of the tracker.
         ignored: where nothing is part of an object.
         now: index of the frame in the stream.
+        edge: where panoramas are cut, see :class:`panosam2_core.charts.WholeFrame`.
         frame: (1, 3, H, W) uint8 RGB, on the model's device.
         clock: gets the times.
     """
@@ -81,12 +82,13 @@ class FrameStep:
         config: TrackerConfig,
         ignored: IgnoredRegion | None,
         now: int,
+        edge: float,
         frame: Tensor,
         clock: Clock,
     ) -> None:
         self.model, self.config, self.ignored, self.now = model, config, ignored, now
         self.frame, self.clock = frame, clock
-        self.whole = WholeFrame(config.wraps)
+        self.whole = WholeFrame(config.wraps, edge)
         self._panorama: tuple[Tensor, ImageFeatures] | None = None
 
     @property
@@ -157,7 +159,8 @@ class FrameStep:
             seen = look(self.model, self.frame, points)
             if seen is not None:
                 return LocalView(seen[1]), seen[0]
-        return self.whole, prompt_points(self.model, features, points, pano=self.whole.pano)
+        placed = self.whole.place(points, self._input_hw)
+        return self.whole, prompt_points(self.model, features, placed, pano=self.whole.pano)
 
     def taken(self, chart: Chart, found: Decoded, features: ImageFeatures) -> Decoded:
         """Take what was found in a local view as the panorama's own.
@@ -185,7 +188,7 @@ class FrameStep:
             (1, 1, 4h, 4w), means over cells; of an object that is smaller than a cell, the
             largest values, so that it is still somewhere.
         """
-        fine = chart.on_frame(logits, self._input_hw)
+        fine = self.whole.show(chart, logits, self._input_hw)
         mean = F.avg_pool2d(fine, MASK_STRIDE)
         return mean if bool((mean > 0).any()) else F.max_pool2d(fine, MASK_STRIDE)
 
@@ -215,7 +218,7 @@ class FrameStep:
         sight = self._sight(track)
         placed = sight.chart.place(points, self._input_hw)
         if placed is None or self.searches(track):
-            sight, placed = self._on_panorama(track), points
+            sight, placed = self._on_panorama(track), self.whole.place(points, self._input_hw)
         features = self._features([sight])
         with self.clock.stage("decode"):
             decoded = correct(
@@ -365,7 +368,7 @@ class FrameStep:
         """A local view about what a search has found; ``None`` if there is none to be made."""
         if not prediction.visible:
             return None
-        mask = prediction.chart.on_frame(prediction.logits[None], self._input_hw)[0, 0] > 0
+        mask = prediction.chart.on_frame(prediction.logits[None], self.size_hw)[0, 0] > 0
         region = measure(mask.cpu().numpy(), pano=True)
         pursuit = begin(region) if region else None
         return self._in_view(prediction.sight.track, pursuit) if pursuit else None
@@ -387,7 +390,7 @@ class FrameStep:
     def _sight(self, track: Track, around: bool = False) -> Sight:
         """Where to look for a known object; ``around``: if it is lost, into the next direction."""
         close = track.close
-        if close is None or self.config.view == "sphere" or not self.config.wraps:
+        if close is None or not self.config.zooms:
             return self._on_panorama(track)
         if close.pursuit:
             return self._in_view(track, close.pursuit)
@@ -448,7 +451,7 @@ class FrameStep:
 
     def _ignored_in(self, ignored: IgnoredRegion, chart: Chart) -> Tensor:
         if chart is self.whole:
-            return ignored.at(self.grid_hw)[None, None]
+            return ignored.at(self.grid_hw, self.whole.edge)[None, None]
         return chart.gather(ignored.share, self.grid_hw) >= 0.5
 
     def _observed(

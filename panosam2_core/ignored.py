@@ -32,23 +32,25 @@ class IgnoredRegion:
                 "the ignored region is the whole picture; true means ignored, so nothing is left"
             )
         self.share = torch.from_numpy(mask.astype(np.float32))[None, None].to(device)
-        self._sizes: dict[tuple[int, int], Tensor] = {}
+        self._made: dict[tuple[tuple[int, int], float], Tensor] = {}
 
-    def at(self, size_hw: tuple[int, int]) -> Tensor:
+    def at(self, size_hw: tuple[int, int], edge: float = 0.0) -> Tensor:
         """The region at a size.
 
         Args:
             size_hw: (height, width) in pixels.
+            edge: where the frame is cut, in widths from its own left edge.
 
         Returns:
             (height, width) bool: pixels of which half or more is ignored.
         """
-        if size_hw not in self._sizes:
-            if len(self._sizes) > 4:  # a stream has a frame's size and the network's
-                self._sizes.clear()
-            share = torch.nn.functional.interpolate(self.share, size_hw, mode="area")[0, 0]
-            self._sizes[size_hw] = share >= 0.5
-        return self._sizes[size_hw]
+        if (size_hw, edge) not in self._made:
+            if len(self._made) > 4:  # a stream has a frame's size and the network's
+                self._made.clear()
+            share = self.share.roll(-round(edge * self.share.shape[-1]), dims=-1)
+            share = torch.nn.functional.interpolate(share, size_hw, mode="area")[0, 0]
+            self._made[size_hw, edge] = share >= 0.5
+        return self._made[size_hw, edge]
 
     def check(self, prompt: Prompt, size_hw: tuple[int, int]) -> None:
         """Refuse a prompt for what is ignored.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from panosam2_core.centring import free_edge, least_step, move
 from panosam2_core.charts import Chart, LocalView
 from panosam2_core.config import TrackerConfig
 from panosam2_core.errors import FrameError, PromptError, SnapshotError, UnknownObjectError
@@ -21,14 +23,14 @@ from panosam2_core.geometry.region import RegionMeasure, measure
 from panosam2_core.ignored import IgnoredRegion
 from panosam2_core.memory.bank import FrameMemory, LongTermEntry, ObjectMemory
 from panosam2_core.model import MASK_STRIDE, PanoSAM2
-from panosam2_core.prompts import Prompt, check_prompt
+from panosam2_core.prompts import Prompt, check_prompt, columns_of
 from panosam2_core.pursuit import Pursuit
 from panosam2_core.results import FrameResult, ObjectResult, ObjectState, View
 from panosam2_core.tracks import Close, Outlook, Picture, Prediction, Track
 from panosam2_core.zoom import outlook as outlook_after
 
 SCORE_RATE, SIZE_RATE = 0.1, 0.3  # weight of a frame in what is usual for an object
-_SNAPSHOT_VERSION = 3
+_SNAPSHOT_VERSION = 4
 _SNAPSHOT_TYPES: list[Any] = [
     Track,
     Close,
@@ -78,6 +80,8 @@ class PanoTracker:
         """Forget all objects and start counting frames at 0."""
         self._tracks: dict[int, Track] = {}
         self._now = 0  # index of the frame that comes next
+        # Where the panoramas that are remembered are cut; chosen with the first object.
+        self._edge: float | None = None
 
     def remove(self, object_id: int) -> None:
         """Stop tracking one object; the others are not affected.
@@ -91,6 +95,8 @@ class PanoTracker:
         if object_id not in self._tracks:
             raise UnknownObjectError(object_id, self.object_ids)
         del self._tracks[object_id]
+        if not self._tracks:
+            self._edge = None
 
     def forget_short_term(self) -> None:
         """Keep the objects but drop what depends on the order of frames (time ran backwards)."""
@@ -117,7 +123,7 @@ class PanoTracker:
         """
         other = PanoTracker(self.model, self.config)
         other._ignored = self._ignored
-        other._now = self._now - frames
+        other._now, other._edge = self._now - frames, self._edge
         return other
 
     def take_over(self, other: PanoTracker) -> None:
@@ -132,9 +138,6 @@ class PanoTracker:
         """
         if other._now != self._now:
             raise ValueError(f"expected a tracker at frame {self._now}, got one at {other._now}")
-        for object_id, track in other._tracks.items():
-            if object_id in self._tracks and not track.label:
-                track.label = self._tracks[object_id].label
         together = {**self._tracks, **other._tracks}
         if len(together) > self.config.max_objects:
             raise PromptError(
@@ -142,6 +145,14 @@ class PanoTracker:
                 f"{len(together)} objects exceed max_objects={self.config.max_objects}; "
                 "remove some first",
             )
+        if not self._tracks:
+            self._edge = other._edge
+        tokens = self.model.grid_hw[1]
+        columns = round(((self._edge or 0.0) - (other._edge or 0.0)) * tokens) % tokens
+        for object_id, track in other._tracks.items():
+            together[object_id] = track.turned(columns) if columns else track
+            if object_id in self._tracks and not track.label:
+                together[object_id].label = self._tracks[object_id].label
         self._tracks = together
 
     def state_bytes(self) -> int:
@@ -156,7 +167,12 @@ class PanoTracker:
             What :meth:`restore` takes; the model is not in it.
         """
         file = io.BytesIO()
-        state = {"kind": self._kind(), "next_frame": self._now, "tracks": self._tracks}
+        state = {
+            "kind": self._kind(),
+            "next_frame": self._now,
+            "edge": self._edge,
+            "tracks": self._tracks,
+        }
         torch.save(state, file)
         return file.getvalue()
 
@@ -182,14 +198,16 @@ class PanoTracker:
                 )
             kind, tracks = state["kind"], state["tracks"]
             now: int = state["next_frame"]
+            edge: float | None = state["edge"]
         except Exception as error:  # torch names no exceptions for what damaged files do to it
             raise SnapshotError(f"the saved state cannot be read: {error}") from error
         if kind != self._kind():
             raise SnapshotError(f"the saved state is of {kind}; this tracker is {self._kind()}")
         whole = isinstance(now, int) and isinstance(tracks, dict)
+        whole = whole and isinstance(edge, float | None)
         if not whole or not all(isinstance(track, Track) for track in tracks.values()):
             raise SnapshotError("the saved state does not hold what it should")
-        self._now, self._tracks = now, tracks
+        self._now, self._edge, self._tracks = now, edge, tracks
         return now
 
     def _kind(self) -> dict[str, Any]:
@@ -264,23 +282,45 @@ class PanoTracker:
                 self.model.pixel_mean.device
             )
         frames = upload.permute(2, 0, 1)[None]
-        step = FrameStep(self.model, self.config, self._ignored, self._now, frames, clock)
+        edge, tracks = self._turned(list(given.values()), size_hw[1])
+        step = FrameStep(self.model, self.config, self._ignored, self._now, edge, frames, clock)
         with self.model.autocast():
-            prompted = [step.prompt(p, self._prompted_track(p)) for p in given.values()]
-            tracked = step.follow([t for i, t in self._tracks.items() if i not in given])
+            prompted = [step.prompt(p, self._prompted_track(p, tracks)) for p in given.values()]
+            tracked = step.follow([t for i, t in tracks.items() if i not in given])
             predictions = {p.sight.track.object_id: p for p in (*prompted, *tracked)}
-            order = dict.fromkeys((*self._tracks, *predictions))
+            order = dict.fromkeys((*tracks, *predictions))
             with clock.stage("postprocess"):
                 result = self._report([predictions[i] for i in order], size_hw, clock)
             for i, found in result.objects.items():
                 if i not in given:
                     predictions[i] = self._without_hidden(predictions[i], found)
             outlooks = self._outlooks(step, predictions, result, given)
-        self._commit(predictions, outlooks, result, given)
+        self._commit(step, predictions, outlooks, result, given)
         return result
 
-    def _prompted_track(self, prompt: Prompt) -> Track:
-        known = None if prompt.replace else self._tracks.get(prompt.object_id)
+    def _turned(self, prompts: Sequence[Prompt], width: int) -> tuple[float, Mapping[int, Track]]:
+        """Where to cut this frame, and the objects as they are remembered of frames cut so."""
+        edge = self._edge or 0.0
+        if not self.config.turns:
+            return edge if self.config.wraps else 0.0, self._tracks
+        spans = [span for prompt in prompts for span in columns_of(prompt, width)]
+        if self._edge is None:
+            return (free_edge(spans, width)[0] / width if spans else 0.0), self._tracks
+        spans += [
+            (math.floor(first * width + 0.5) % width, max(1, math.floor(count * width + 0.5)))
+            for first, count in (t.columns for t in self._tracks.values() if t.columns)
+        ]
+        tokens = self.model.grid_hw[1]
+        step = least_step(width, self.model.input_size[1], tokens)
+        columns = move(math.floor(edge * width + 0.5) % width, spans, width, step)
+        if not columns:
+            return edge, self._tracks
+        moved = columns * tokens // width
+        turned = {i: track.turned(moved) for i, track in self._tracks.items()}
+        return (edge + moved / tokens) % 1, turned
+
+    def _prompted_track(self, prompt: Prompt, tracks: Mapping[int, Track]) -> Track:
+        known = None if prompt.replace else tracks.get(prompt.object_id)
         now = self._now
         return known or Track(
             prompt.object_id, prompt.label, now, now, self._empty_memory(), now, now
@@ -336,12 +376,14 @@ class PanoTracker:
 
     def _commit(
         self,
+        step: FrameStep,
         predictions: Mapping[int, Prediction],
         outlooks: Mapping[int, Outlook],
         result: FrameResult,
         prompted: Collection[int],
     ) -> None:
         """The only place where a step changes the state, after all that can fail."""
+        self._edge = step.whole.edge if self._tracks or predictions else None
         for object_id, found in result.objects.items():
             prediction, outlook = predictions[object_id], outlooks[object_id]
             track = prediction.sight.track
@@ -361,6 +403,8 @@ class PanoTracker:
             track.close, track.small = outlook.close, outlook.small
             if found.state is ObjectState.VISIBLE:
                 _learn_usual(track, found, prompted=object_id in prompted)
+                width = step.size_hw[1]
+                track.columns = found.box[0] / width, found.box[2] / width
             track.last_seen = self._now - found.frames_since_seen
             track.label = found.label
             self._tracks[object_id] = track

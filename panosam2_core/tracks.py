@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -26,6 +26,21 @@ class Picture:
     images: Tensor
     logits: Tensor
     frame: int
+
+    def turned(self, part: float) -> Picture:
+        """The same picture, cut elsewhere.
+
+        Args:
+            part: of the width, by which the cut lies farther to the right; whole columns.
+
+        Returns:
+            A new picture.
+        """
+
+        def roll(held: Tensor) -> Tensor:
+            return held.roll(-round(part * held.shape[-1]), dims=-1)
+
+        return Picture(roll(self.images), roll(self.logits), self.frame)
 
 
 @dataclass(frozen=True)
@@ -69,6 +84,7 @@ class Track:
         usual_score: moving average of the IoU that the network predicts for its masks; 0: unknown.
         usual_size: moving average of its solid angle in steradians; 0: unknown.
         small: frames in a row on which the panorama showed it small enough for a local view.
+        columns: (first, number), in widths of the frame: where it was last seen.
         close: its local views, once there has been one.
     """
 
@@ -82,7 +98,24 @@ class Track:
     usual_score: float = 0.0
     usual_size: float = 0.0
     small: int = 0
+    columns: tuple[float, float] | None = None
     close: Close | None = None
+
+    def turned(self, columns: int) -> Track:
+        """The same object on panoramas that are cut elsewhere.
+
+        Args:
+            columns: tokens by which the cut lies farther to the right.
+
+        Returns:
+            A new track.
+        """
+        tokens = self.memory.prompted[0].memory_map.shape[-1]
+        close = self.close
+        if close and close.album:
+            album = tuple(picture.turned(columns / tokens) for picture in close.album)
+            close = replace(close, album=album)
+        return replace(self, memory=self.memory.turned(columns), close=close)
 
     @property
     def pursued(self) -> bool:

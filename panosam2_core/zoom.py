@@ -57,7 +57,7 @@ def outlook(
         The outlook.
     """
     close = prediction.sight.track.close
-    if step.config.view == "sphere" or not step.config.wraps:
+    if not step.config.zooms:
         return _told(step, prediction, None, close.album if close else ())
     if prediction.sight.local and close:
         prompted = prompt is not None

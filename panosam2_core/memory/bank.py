@@ -202,6 +202,35 @@ class ObjectMemory:
         self._rows.clear()
         self.previous_mask = self.region = None
 
+    def turned(self, columns: int) -> ObjectMemory:
+        """The same memory of panoramas that were cut elsewhere.
+
+        Args:
+            columns: tokens by which the cut lies farther to the right.
+
+        Returns:
+            A new memory. It shares what a turn does not change.
+        """
+
+        def roll(part: Tensor, tokens: int) -> Tensor:
+            return part.roll(-columns * (part.shape[-1] // tokens), dims=-1)
+
+        def turn(memory: FrameMemory) -> FrameMemory:
+            return replace(memory, memory_map=roll(memory.memory_map, tokens))
+
+        tokens = self.prompted[0].memory_map.shape[-1]
+        return replace(
+            self,
+            prompted=[turn(memory) for memory in self.prompted],
+            recent=deque(turn(memory) for memory in self.recent),
+            recent_pointers=self.recent_pointers.copy(),
+            long_term=self.long_term.copy(),
+            _rows=self._rows.copy(),
+            previous_mask=None if self.previous_mask is None else roll(self.previous_mask, tokens),
+            center=None if self.center is None else (self.center - columns) % tokens,
+            region=None if self.region is None else roll(self.region, tokens),
+        )
+
     def detach(self) -> None:
         """Cut the graph: gradients of later frames end here (truncated back-propagation)."""
 

@@ -1,0 +1,98 @@
+"""Turns the panorama so that its edges are away from its objects.
+
+What a network sees at the left and right edge of a panorama is worse than what it sees in the
+middle, or at best equal. A turn about the vertical axis is exact: columns are rolled, and what is
+remembered with them, by whole tokens. It also makes a tracker's masks independent of where the
+camera has its edge: the panorama is turned to the same columns of the world.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+Span = tuple[int, int]  # first column in [0, width), number of columns
+
+NEAR = 1 / 16  # of the width: nearer to an edge than this, an object is too near
+LEAST_STEP = 32  # pixels of the network's input: networks of this stride see no difference
+
+
+def free_edge(spans: Sequence[Span], width: int) -> tuple[int, int]:
+    """Find where an edge is farthest from all objects.
+
+    Args:
+        spans: columns that objects take, at least one.
+        width: columns all round.
+
+    Returns:
+        The middle column of the widest gap, and the columns from there to the nearest object.
+    """
+    order = sorted(range(len(spans)), key=lambda i: spans[i])
+    # Round once to learn how far the last objects reach past the first column.
+    reach = max(start + count for start, count in spans) - width
+    gaps = []
+    for i in order:
+        start, count = spans[i]
+        # Of equal gaps the one before the object that is named first, wherever column 0 is.
+        gaps.append((start - reach, -i, reach))
+        reach = max(reach, start + count)
+    length, _, start = max(gaps)
+    room = max(0, length) // 2
+    return (start + room) % width, room
+
+
+def clearance(edge: int, spans: Sequence[Span], width: int) -> int:
+    """Columns from an edge to the nearest object.
+
+    Args:
+        edge: column.
+        spans: columns that objects take, at least one.
+        width: columns all round.
+
+    Returns:
+        0 when the edge lies in an object.
+    """
+    nearest = width
+    for start, count in spans:
+        after = (start - edge) % width
+        inside = after + count > width  # the object begins before the edge and ends after it
+        nearest = 0 if inside else min(nearest, after, width - after - count)
+    return max(0, nearest)
+
+
+def move(edge: int, spans: Sequence[Span], width: int, step: int) -> int:
+    """Tell by how much to turn a panorama further.
+
+    Args:
+        edge: column at which it is cut now.
+        spans: columns that objects take.
+        width: columns all round.
+        step: columns; what is remembered can be turned by multiples of it only.
+
+    Returns:
+        Columns to the right, a multiple of ``step``; 0 while no object is near the edge, or if
+        that would not help much.
+    """
+    if not spans:
+        return 0
+    now = clearance(edge, spans, width)
+    best, room = free_edge(spans, width)
+    if now >= NEAR * width or room < max(2 * now, NEAR * width):
+        return 0
+    steps = math.floor((best - edge) % width / step + 0.5)
+    return steps * step % width
+
+
+def least_step(width: int, input_width: int, tokens: int) -> int:
+    """The smallest turn that is whole in every respect.
+
+    Args:
+        width: columns of the frame.
+        input_width: columns of the network's input.
+        tokens: columns of its token grid.
+
+    Returns:
+        Columns of the frame: whole, also in tokens and in :data:`LEAST_STEP` of the input.
+    """
+    coarse = math.lcm(tokens // math.gcd(width, tokens), LEAST_STEP * tokens // input_width)
+    return width * coarse // tokens
