@@ -18,8 +18,9 @@ ones of each kind; the worse of the two.
 
 soak: small frames as fast as they are answered, two at a time so that some are dropped, for as
 many frames and as many minutes as asked for, whichever takes longer; up to three objects come and
-go, all three at the very start. --set gives the node parameters of this part. Memory of the process after the first tenth and at
-the end, and whether published and dropped frames add up to those received. A frame's latency
+go, all three at the very start. --set gives the node parameters of this part. Memory of the
+process after the first tenth and at the end, and whether published and dropped frames add up to
+those received. A frame's latency
 depends on how many objects there are, so each is divided by the median of the frames with as many
 objects; the 99th percentile of that is of frames without a prompt, and those with one are told
 apart, and so is the plain ratio over all frames.
@@ -424,7 +425,7 @@ def _soak(
     until(node, lambda: image.get_subscription_count() and prompt.get_subscription_count())
     generator = random.Random(0)
     memory, sent = [], 0
-    begin = time.monotonic()
+    begin, cpu_s = time.monotonic(), _cpu_s(pid)
     clock = 1_700_000_000_000_000_000
     while sent < frames or time.monotonic() - begin < 60 * minutes:
         for _ in range(2):
@@ -455,6 +456,7 @@ def _soak(
         "adds_up": newest.processed + newest.dropped == newest.received
         and newest.processed == len(ledger.published),
         "minutes": (time.monotonic() - begin) / 60,
+        "cpu_ms_per_result": 1e3 * (_cpu_s(pid) - cpu_s) / max(1, len(ledger.published)),
         "rss_mb": [round(mb, 1) for mb in memory[:: max(1, len(memory) // 20)]],
         "rss_mb_after_a_tenth": first,
         "rss_mb_at_the_end": last,
@@ -464,7 +466,7 @@ def _soak(
 
 
 def _crowd(generator: random.Random) -> list[Prompt]:
-    """All of them at once, so that what grows later does not do so for want of memory till then."""
+    """All at once, so that what grows later does not do so for want of memory till then."""
     return [_added(generator, object_id) for object_id in range(1, 1 + OBJECTS)]
 
 
@@ -479,6 +481,12 @@ def _order(generator: random.Random) -> Prompt:
 def _added(generator: random.Random, object_id: int) -> Prompt:
     u, v = generator.uniform(0, SMALL_HW[1]), generator.uniform(10, SMALL_HW[0] - 10)
     return Prompt(object_id=object_id, points=[Point(x=u, y=v)])
+
+
+def _cpu_s(pid: int) -> float:
+    """Of all threads of a process, since its start."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _rss_mb(pid: int) -> float:

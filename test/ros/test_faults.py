@@ -285,25 +285,33 @@ def test_64_objects(env, tmp_path, scene: Scene) -> None:
 
 
 def test_a_storm_of_parameters(fresh: Tester, scene: Scene) -> None:
+    """What can be is taken over with the next frame, what cannot be is refused."""
     fresh.send(scene.frames[0])
     assert fresh.ask(click(scene, object_id=2)).success
     generator = random.Random(4)
-    begin = time.monotonic()
+    begin, width = time.monotonic(), 256
     for count in range(150):
-        name, value = generator.choice(
+        name, value, possible = generator.choice(
             [
-                ("mask_threshold", generator.uniform(-12, 12)),
-                ("overlay.alpha", generator.uniform(-1, 2)),
-                ("visibility.occluded_below", generator.random()),
-                ("motion_gate_deg", generator.uniform(-5, 200)),
-                ("publish.label_resolution", generator.choice(["input", "model", "x"])),
-                ("prompt.view", generator.choice(["auto", "sphere", ""])),
-                ("projection", "perspective"),
+                ("mask_threshold", x := generator.uniform(-12, 12), abs(x) <= 10),
+                ("overlay.alpha", x := generator.uniform(-1, 2), 0 <= x <= 1),
+                ("visibility.occluded_below", generator.random(), True),
+                ("motion_gate_deg", x := generator.uniform(-5, 200), 0 <= x <= 180),
+                (
+                    "publish.label_resolution",
+                    x := generator.choice(["input", "model", "x"]),
+                    x != "x",
+                ),
+                ("prompt.view", x := generator.choice(["auto", "sphere", ""]), x != ""),
+                ("projection", "perspective", False),
             ]
         )
-        set_parameter(fresh, name, value)
+        assert set_parameter(fresh, name, value).successful == possible, (name, value)
+        if name == "publish.label_resolution" and possible:
+            width = {"input": 256, "model": 128}[value]
         if count % 10 == 0:
-            fresh.send(scene.frames[count % 4])
+            stamp = fresh.send(scene.frames[count % 4])
+            assert fresh.heard.labels[stamp].width == width
     tell(f"150 changes in {time.monotonic() - begin:.1f} s, a frame after every tenth")
     for name, value in (
         ("mask_threshold", 0.0),
@@ -318,40 +326,48 @@ def test_a_storm_of_parameters(fresh: Tester, scene: Scene) -> None:
     assert [o.id for o in fresh.heard.objects[stamp].objects] == [2]
 
 
+CONFIGURE, CLEANUP, ACTIVATE, DEACTIVATE = (
+    getattr(Transition, f"TRANSITION_{name}")
+    for name in ("CONFIGURE", "CLEANUP", "ACTIVATE", "DEACTIVATE")
+)
+NEXT = {  # state, transition -> state; everything else is illegal
+    ("unconfigured", CONFIGURE): "inactive",
+    ("inactive", CLEANUP): "unconfigured",
+    ("inactive", ACTIVATE): "active",
+    ("active", DEACTIVATE): "inactive",
+}
+
+
 def test_a_storm_of_transitions(env, tmp_path, scene: Scene) -> None:
-    """Each is answered, most of them with no; afterwards the node works."""
+    """Each is answered, with yes where it is legal and no elsewhere; afterwards the node works."""
     with start_tracker(env, tmp_path / "log", "/storm", "warmup_frames:=0") as running:
         tester = Tester("/storm/panosam2", "/storm/image")
         generator = random.Random(1)
-        legal = [
-            Transition.TRANSITION_CONFIGURE,
-            Transition.TRANSITION_CLEANUP,
-            Transition.TRANSITION_ACTIVATE,
-            Transition.TRANSITION_DEACTIVATE,
-        ]
         tester.connect()
-        answers = []
-        for _ in range(40):
-            chosen = generator.choice([*legal, 0, 97, 250])
+        state, refused = "active", 0
+
+        def ask(chosen: int) -> None:
+            nonlocal state, refused
             request = ChangeState.Request(transition=Transition(id=chosen))
             answer = call(tester, ChangeState, "/storm/panosam2/change_state", request)
-            answers.append(answer.success)
-        assert 0 < sum(answers) < 40
-        state = call(tester, GetState, "/storm/panosam2/get_state", GetState.Request())
-        way = {
-            "unconfigured": legal[0:1] + legal[2:3],
-            "inactive": legal[2:3],
-            "active": [],
-        }[state.current_state.label]
-        for step in way:
-            request = ChangeState.Request(transition=Transition(id=step))
-            assert call(tester, ChangeState, "/storm/panosam2/change_state", request).success
+            assert answer.success == ((state, chosen) in NEXT), (state, chosen)
+            refused += not answer.success
+            state = NEXT.get((state, chosen), state)
+            told = call(tester, GetState, "/storm/panosam2/get_state", GetState.Request())
+            assert told.current_state.label == state
+
+        for _ in range(40):
+            ask(generator.choice([CONFIGURE, CLEANUP, ACTIVATE, DEACTIVATE, 0, 97, 250]))
+        tell(f"of 40 requests {refused} were refused")
+        assert 20 < refused < 40
+        way = {"unconfigured": [CONFIGURE, ACTIVATE], "inactive": [ACTIVATE], "active": []}
+        for step in way[state]:
+            ask(step)
         tester.connect()
         tester.heard.labels.clear()
         tester.greet(scene.frames[0])
         assert tester.ask(click(scene)).success
         assert running.poll() is None
-        tell(f"{len(answers)} requests answered, {sum(answers)} of them allowed")
         tester.close()
     assert running.returncode == 0, (tmp_path / "log").read_text()
 
@@ -385,6 +401,7 @@ def test_memory_that_ends_and_comes_back(env, tmp_path, scene: Scene) -> None:
             tester.image.publish(image)
             tester.spin(0.6)
         status = report(lambda s: "out of memory" in s.message)
+        assert "the next image is tried again. Track fewer objects" in status.message
         assert values(status)["state"] == "degraded"
         assert status.level == b"\x02"
         stamp = tester.send(scene.frames[3])
@@ -466,7 +483,7 @@ def test_a_full_disk(env, tmp_path, scene: Scene) -> None:
         assert configured(tester, name, "cut short or damaged; fetch it again") == "unconfigured"
         assert "No space left on device" in log.read_text()
         assert set_parameter(tester, "model.checkpoint", "", name).successful
-        for step in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
+        for step in (CONFIGURE, ACTIVATE):
             request = ChangeState.Request(transition=Transition(id=step))
             assert call(tester, ChangeState, f"{name}/change_state", request).success
         tester.connect()
