@@ -18,9 +18,9 @@ from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
 ARGUMENTS = (
-    ("video", "", "Video file or folder of images; empty plays the synthetic world."),
-    ("rate", "10.0", "Images per second; 0 sends the next image when the tracker is done."),
-    ("loop", "true", "Begin again at the end."),
+    ("video", "", "Video file or folder of images; empty plays the synthetic world.", None),
+    ("rate", "10.0", "Images per second; 0 sends the next image when the tracker is done.", None),
+    ("loop", "true", "Begin again at the end.", ["true", "false"]),
 )
 
 
@@ -34,8 +34,8 @@ def _value(name: str, kind: type) -> ParameterValue:
 
 def generate_launch_description() -> LaunchDescription:
     declared = [
-        DeclareLaunchArgument(name, default_value=value, description=text)
-        for name, value, text in ARGUMENTS
+        DeclareLaunchArgument(name, default_value=value, description=text, choices=choices)
+        for name, value, text, choices in ARGUMENTS
     ]
     profile = _share("config", "fastdds_large_images.xml")
     camera = Node(

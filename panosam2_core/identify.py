@@ -27,8 +27,11 @@ def identify_file(path: Path) -> str:
     Returns:
         A phrase such as "a Git LFS pointer; ...", empty when nothing is known.
     """
-    with open(path, "rb") as file:
-        begin = file.read(64)
+    try:
+        with open(path, "rb") as file:
+            begin = file.read(64)
+    except OSError as error:  # the disk fails, or the file is somebody else's
+        return f"it cannot be read: {error.strerror}"
     text = begin.removeprefix(b"\xef\xbb\xbf").lstrip()
     if not text:
         return "an empty file"

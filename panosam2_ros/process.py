@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -10,6 +12,7 @@ from typing import TypeVar
 import rclpy
 from rclpy._rclpy_pybind11 import RCLError
 from rclpy.executors import ExternalShutdownException
+from rclpy.logging import get_logging_directory
 from rclpy.node import Node
 
 AnyNode = TypeVar("AnyNode", bound=Node)
@@ -26,7 +29,7 @@ def running(make_node: Callable[[], AnyNode], args: list[str] | None) -> Iterato
     Yields:
         The node.
     """
-    rclpy.init(args=args)
+    rclpy.init(args=[*(sys.argv if args is None else args), *_without_log_file()])
     node = make_node()
     try:
         yield node
@@ -36,6 +39,24 @@ def running(make_node: Callable[[], AnyNode], args: list[str] | None) -> Iterato
     finally:
         node.destroy_node()
         rclpy.try_shutdown()
+
+
+def _without_log_file() -> list[str]:
+    """Arguments to do without a log file where none can be made: rcl would end the process.
+
+    A disk that is full or read-only is no reason for a robot to lose its tracker; console and
+    /rosout get the log all the same.
+    """
+    try:
+        folder = str(get_logging_directory())
+        os.makedirs(folder, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return []
+        reason = f"{folder} is read-only"
+    except (OSError, RCLError) as error:
+        reason = str(error)
+    sys.stderr.write(f"no log file ({reason}); set ROS_LOG_DIR to keep one\n")
+    return ["--ros-args", "--disable-external-lib-logs"]
 
 
 @contextmanager

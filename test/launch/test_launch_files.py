@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 import time
@@ -40,6 +41,42 @@ def test_every_argument_that_is_used_is_declared_and_described(path: Path) -> No
     used = set(re.findall(r'(?:LaunchConfiguration|_text|_value)\(\s*"(\w+)"', text))
     assert used == set(declared)
     assert all(declared.values())
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
+def test_launching_starts_our_nodes_and_does_nothing_else(path: Path) -> None:
+    """No shell, no download, no installation: nothing but launch's own words and our package."""
+    tree = ast.parse(path.read_text("utf-8"))
+    modules, names, packages = set(), set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            modules.add(str(node.module))
+        elif isinstance(node, ast.Name):
+            names.add(node.id)
+        elif isinstance(node, ast.keyword) and node.arg == "package":
+            packages.add(ast.literal_eval(node.value))
+    assert {module.split(".")[0] for module in modules} == {"launch", "launch_ros"}
+    assert not names & {"ExecuteProcess", "ExecuteLocal", "eval", "exec", "open", "__import__"}
+    assert packages == {"panosam2_ros"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
+def test_arguments_that_can_be_few_things_say_which(path: Path) -> None:
+    tree = ast.parse(path.read_text("utf-8"))
+    (table,) = (
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and node.targets[0].id == "ARGUMENTS"
+    )
+    choices = {name: (default, chosen) for name, default, _, chosen in ast.literal_eval(table)}
+    few = {"projection", "image_transport"}
+    few |= {name for name, (default, _) in choices.items() if default in ("true", "false")}
+    for name in few & set(choices):
+        default, chosen = choices[name]
+        assert chosen, name
+        assert default in chosen, name
 
 
 def test_there_are_launch_files() -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import pytest
 import yaml
-from harness import Tester
+from harness import Tester, start_tracker
 from rcl_interfaces.srv import DescribeParameters, ListParameters
+from sensor_msgs.msg import CompressedImage
 from test_inputs import TRACKER, call
 
 from panosam2_ros.parameters import SETTINGS
+from panosam2_ros.qos import profile, reliability_name
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "config"
@@ -59,42 +63,139 @@ def test_every_parameter_describes_itself(fresh: Tester) -> None:
         ), setting.name
 
 
-def test_the_security_policy_names_the_nodes_topics_and_no_others(fresh: Tester) -> None:
-    policy = ElementTree.parse(CONFIG / "sros2_policy.xml").getroot()
-    profile = policy.find(".//profile[@node='panosam2']")
-    allowed = {}
-    for kind in ("publish", "subscribe"):
-        groups = profile.findall(f"topics[@{kind}='ALLOW']")
-        allowed[kind] = {topic.text for group in groups for topic in group}
-    node = ("panosam2", "/shared")
-    publishes = dict(fresh.node.get_publisher_names_and_types_by_node(*node))
-    subscribes = dict(fresh.node.get_subscriber_names_and_types_by_node(*node))
-    for kind, names in (("publish", publishes), ("subscribe", subscribes)):
-        plain = {
-            name.replace("/shared/panosam2/", "~/").removeprefix("/shared").removeprefix("/")
-            for name in names
-        }
-        assert plain <= allowed[kind], plain - allowed[kind]
-        rest = {"clock", "parameter_events", "image/compressed"}
-        assert allowed[kind] - plain <= rest, allowed[kind] - plain
-    services = {
-        service.text for group in profile.findall("services[@reply='ALLOW']") for service in group
-    }
-    offered = dict(fresh.node.get_service_names_and_types_by_node(*node))
-    plain = {name.replace("/shared/panosam2/", "~/") for name in offered}
-    assert plain <= services, plain - services
+POLICY = ElementTree.parse(CONFIG / "sros2_policy.xml").getroot()
+# What sros2's schema (policy.xsd, version 0.2.0) lets each element hold and say of itself.
+SCHEMA = {
+    "policy": ({"enclaves"}, {"version"}),
+    "enclaves": ({"enclave"}, set()),
+    "enclave": ({"profiles"}, {"path"}),
+    "profiles": ({"profile"}, set()),
+    "profile": ({"topics", "services"}, {"ns", "node"}),
+    "topics": ({"topic"}, {"publish", "subscribe"}),
+    "services": ({"service"}, {"reply", "request"}),
+    "topic": (set(), set()),
+    "service": (set(), set()),
+}
 
 
-def test_layouts_show_topics_that_exist() -> None:
-    layout = json.loads((CONFIG / "foxglove_layout.json").read_text())
-    text = json.dumps(layout)
-    rviz = yaml.safe_load((CONFIG / "panosam2.rviz").read_text())
-    topics = set(re.findall(r'"(/panosam2/[\w/]+)"', text)) | set(
-        re.findall(r"(/panosam2/[\w/]+)", json.dumps(rviz))
+def test_the_security_policy_is_one_that_sros2_reads() -> None:
+    assert POLICY.attrib == {"version": "0.2.0"}
+    (profile,) = POLICY.iter("profile")
+    assert profile.attrib == {"ns": "/", "node": "panosam2"}
+    for element in POLICY.iter():
+        children, attributes = SCHEMA[element.tag]
+        assert {child.tag for child in element} <= children
+        assert bool(len(element)) == bool(children), f"{element.tag} must not be empty"
+        assert set(element.attrib) <= attributes
+        if element.tag in ("topics", "services"):
+            assert set(element.attrib.values()) == {"ALLOW"}, "what is not named is denied"
+        if not children:
+            assert re.fullmatch(r"(~/)?[a-z][a-z_/]*[a-z]", element.text), "no wildcards"
+
+
+def allowed(kind: str) -> list[str]:
+    """Names in the policy, as of the node /panosam2."""
+    found = [item.text for group in POLICY.iter() if kind in group.attrib for item in group]
+    return sorted(
+        text.replace("~", "/panosam2") if text[0] == "~" else f"/{text}" for text in found
     )
-    code = (ROOT / "panosam2_ros/outputs.py").read_text() + (
-        ROOT / "panosam2_ros/tracker_node.py"
-    ).read_text()
-    known = {name.replace("~", "/panosam2") for name in re.findall(r'"(~/[\w/]+)"', code)}
-    assert topics
-    assert topics <= known, topics - known
+
+
+def endpoints(tester: Tester, namespace: str) -> dict[str, set[str]]:
+    """What a running tracker really has, as if its namespace were /."""
+    node = tester.node
+    ask = {
+        "publish": node.get_publisher_names_and_types_by_node,
+        "subscribe": node.get_subscriber_names_and_types_by_node,
+        "reply": node.get_service_names_and_types_by_node,
+        "request": node.get_client_names_and_types_by_node,
+    }
+    return {
+        kind: {name.removeprefix(namespace) for name, _ in by_node("panosam2", namespace)}
+        for kind, by_node in ask.items()
+    }
+
+
+def test_the_security_policy_is_the_least_the_node_needs(env, tmp_path, fresh: Tester) -> None:
+    """Every endpoint of two running nodes, one per transport and clock, and nothing else."""
+    settings = ("image_transport:=compressed", "use_sim_time:=true", "warmup_frames:=0")
+    has = endpoints(fresh, "/shared")
+    with start_tracker(env, tmp_path / "log", "/other", *settings):
+        tester = Tester("/other/panosam2", "/other/image")
+        camera = tester.node.create_publisher(
+            CompressedImage, "/other/image/compressed", profile(2)
+        )
+        tester.until(lambda: camera.get_subscription_count() > 0, "the subscription")
+        other = endpoints(tester, "/other")
+        tester.close()
+    assert other["subscribe"] - has["subscribe"] == {"/image/compressed", "/clock"}
+    for kind, names in has.items():
+        assert allowed(kind) == sorted(names | other[kind]), kind
+
+
+MARKERS = "visualization_msgs/msg/MarkerArray"
+
+
+def layouts() -> dict[str, set[tuple[str, str]]]:
+    """(topic, type that the panel or display shows; "" for any) of both layouts."""
+    foxglove = json.loads((CONFIG / "foxglove_layout.json").read_text())
+    panels = foxglove["configById"]
+    image = re.compile(r"sensor_msgs/msg/(Compressed)?Image")
+    shown = set()
+    for panel in panels.values():
+        mode = panel.get("imageMode", {})
+        shown |= {(mode[key], image) for key in ("imageTopic",) if key in mode}
+        shown |= {(mode[key], "sensor_msgs/msg/CameraInfo") for key in mode if "calib" in key}
+        shown |= {(topic, MARKERS) for topic in panel.get("topics", {})}
+        shown |= {(path["value"], "") for path in panel.get("paths", ())}
+        shown |= {(panel[k], "") for k in ("topicPath", "topicToRender") if k in panel}
+    rviz = yaml.safe_load((CONFIG / "panosam2.rviz").read_text())["Visualization Manager"]
+    kinds = {
+        "rviz_default_plugins/MarkerArray": MARKERS,
+        "rviz_default_plugins/Image": "sensor_msgs/msg/Image",
+    }
+    displays = {
+        (display["Topic"]["Value"], kinds[display["Class"]])
+        for display in rviz["Displays"]
+        if "Topic" in display
+    }
+    return {"foxglove": shown, "rviz": displays}
+
+
+def leaves(layout: object) -> set[str]:
+    if isinstance(layout, str):
+        return {layout}
+    return leaves(layout["first"]) | leaves(layout["second"])
+
+
+@pytest.mark.parametrize("program", ["foxglove", "rviz"])
+def test_layouts_show_topics_and_types_of_the_running_node(fresh: Tester, program: str) -> None:
+    topics = dict(fresh.node.get_publisher_names_and_types_by_node("panosam2", "/shared"))
+    shown = layouts()[program]
+    assert len(shown) >= 3
+    for path, kind in shown:
+        topic, *fields = path.split(".")
+        name = topic if topic == "/diagnostics" else topic.replace("/panosam2", "/shared/panosam2")
+        assert name in topics, topic
+        (published,) = topics[name]
+        assert re.fullmatch(kind, published) if kind else True, (topic, published)
+        for field in fields:
+            package, _, message = published.split("/")
+            made = getattr(importlib.import_module(f"{package}.msg"), message)
+            assert field in made.get_fields_and_field_types()
+
+
+def test_every_panel_of_the_foxglove_layout_is_in_its_place() -> None:
+    foxglove = json.loads((CONFIG / "foxglove_layout.json").read_text())
+    assert leaves(foxglove["layout"]) == set(foxglove["configById"])
+
+
+def test_rviz_listens_as_the_node_publishes(fresh: Tester) -> None:
+    """A reliable display of a best-effort topic would stay empty."""
+    rviz = yaml.safe_load((CONFIG / "panosam2.rviz").read_text())["Visualization Manager"]
+    for display in rviz["Displays"]:
+        if "Topic" in display:
+            name = display["Topic"]["Value"].replace("/panosam2", "/shared/panosam2")
+            (publisher,) = fresh.node.get_publishers_info_by_topic(name)
+            wanted = display["Topic"]["Reliability Policy"].lower().replace(" ", "_")
+            assert reliability_name(publisher.qos_profile) == wanted

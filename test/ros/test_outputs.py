@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import io
 import math
+import time
 
 import numpy as np
 import PIL.Image
 import pytest
 from geometry_msgs.msg import Point, TransformStamped
-from harness import Scene, Tester
+from harness import PATIENCE_S, Scene, Tester
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from panosam2_ros.msg import Prompt
+from panosam2_ros.msg import Prompt, TrackedObjectArray
+from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 from test_inputs import TRACKER, click, set_parameter
 from visualization_msgs.msg import Marker, MarkerArray
 
-from panosam2_core import ObjectState
+from panosam2_core import ObjectState, TrackerConfig
 from panosam2_core.geometry.region import measure
 from panosam2_core.results import FrameResult, ObjectResult
+from panosam2_ros import outputs
 from panosam2_ros.axes import Axes
 from panosam2_ros.follow import Follower, _quaternion
 from panosam2_ros.images import to_rgb
 from panosam2_ros.markers import to_markers
+from panosam2_ros.parameters import SETTINGS
 from panosam2_ros.qos import profile
 from panosam2_ros.stamps import stamp_ns, to_stamp
+from panosam2_ros.stream import Outcome
 
 ANGLES = st.floats(-math.pi, math.pi)
 NAMES = st.sampled_from([Axes(), Axes(0.7), Axes(-3.0, True), Axes(0.0, True)])
@@ -140,9 +145,9 @@ def test_the_object_is_in_the_middle_of_the_view(column: int, row: int) -> None:
     assert abs(rows.mean() - 44.5) < 8
 
 
-def rotated(view, vector: np.ndarray) -> np.ndarray:
+def rotated(transform: TransformStamped, vector: np.ndarray) -> np.ndarray:
     """By the quaternion of the transform, written out."""
-    q = view.transform.transform.rotation
+    q = transform.transform.rotation
     u, s = np.array([q.x, q.y, q.z]), q.w
     return 2 * (u @ vector) * u + (s * s - u @ u) * vector + 2 * s * np.cross(u, vector)
 
@@ -160,9 +165,9 @@ def test_camera_matrix_and_transform_lead_back_to_the_panorama(
     assert 2 * math.atan(60 / k[0]) == pytest.approx(1.2)
     # Forward is where the object is, and a step to the right is to the right of it, level.
     lon, lat = (128 - column) * math.tau / 256, (64 - row) * math.pi / 128
-    ahead = rotated(view, np.array([0.0, 0.0, 1.0]))
+    ahead = rotated(view.transform, np.array([0.0, 0.0, 1.0]))
     assert ahead @ np.array(axes.vector_out(unit(lon, lat))) > math.cos(0.06)
-    right = rotated(view, np.array([1.0, 0.0, 0.0]))
+    right = rotated(view.transform, np.array([1.0, 0.0, 0.0]))
     x, y, z = axes.vector_in(tuple(right))
     assert z == pytest.approx(0, abs=1e-6)
     level = np.array(unit(lon - math.pi / 2, 0.0))
@@ -226,15 +231,28 @@ def test_pictures_and_markers_go_out_while_somebody_listens(fresh: Tester, scene
     def all_heard() -> bool:
         fresh.send(scene.frames[0])
         fresh.spin(0.1)
-        return set(heard) == set(kinds) and bool(heard["markers"].markers)
+        of_one_frame = {stamp_ns(m.header.stamp) for k, m in heard.items() if "follow" in k}
+        return (
+            set(heard) == set(kinds) and bool(heard["markers"].markers) and len(of_one_frame) == 1
+        )
 
     fresh.until(all_heard, "all outputs")
     overlay = PIL.Image.open(io.BytesIO(bytes(heard["overlay/compressed"].data)))
     assert (overlay.format, overlay.size) == ("JPEG", (256, 128))
     image = heard["follow/image_raw"]
     assert (image.width, image.height, image.encoding) == (200, 100, "rgb8")
-    assert heard["follow/camera_info"].width == 200
-    assert heard["follow/transform"].header.frame_id == "head/camera 360"
+    info, transform = heard["follow/camera_info"], heard["follow/transform"]
+    focal = 100 / math.tan(math.radians(30))  # follow.hfov_deg is 60
+    assert list(info.k) == pytest.approx([focal, 0, 99.5, 0, focal, 49.5, 0, 0, 1])
+    assert list(info.p) == pytest.approx([focal, 0, 99.5, 0, 0, focal, 49.5, 0, 0, 0, 1, 0])
+    assert list(info.r) == [1, 0, 0, 0, 1, 0, 0, 0, 1]
+    assert (info.width, info.height, list(info.d)) == (200, 100, [0] * 5)
+    assert info.header == image.header
+    assert transform.header.frame_id == "head/camera 360"
+    assert transform.child_frame_id == image.header.frame_id == "head/camera 360_follow"
+    at = fresh.heard.objects[stamp_ns(image.header.stamp)].objects[0].bearing
+    ahead = rotated(transform, np.array([0.0, 0.0, 1.0]))
+    assert ahead == pytest.approx([at.x, at.y, at.z], abs=1e-3)
     assert {m.ns for m in heard["markers"].markers} == {"bearing", "label", "outline"}
     assert {m.type for m in heard["markers"].markers} >= {Marker.ARROW, Marker.LINE_LIST}
     # The middle of the view shows what is at the click.
@@ -284,3 +302,53 @@ def test_bearings_in_and_out_agree(fresh: Tester, scene: Scene) -> None:
     for name, value in (("frame_convention", "body"), ("yaw_offset_deg", 0.0)):
         assert set_parameter(fresh, name, value).successful
     assert set_parameter(fresh, "bearing_frame", "").successful
+
+
+def test_pictures_are_not_made_while_nobody_looks(env, monkeypatch) -> None:
+    """With the node's own publishers; what draws and renders is counted."""
+    made: list[str] = []
+
+    def count(module: object, name: str) -> None:
+        real = getattr(module, name)
+        monkeypatch.setattr(
+            module, name, lambda *args, **rest: made.append(name) or real(*args, **rest)
+        )
+
+    count(outputs, "draw")
+    count(outputs, "to_jpeg")
+    count(outputs, "to_markers")
+    count(Follower, "look")
+    node, viewer = Node("lazy"), Node("viewer")
+    lazy = outputs.Outputs(node)
+    mask = spot(100, 60)
+    rgb = np.zeros((*mask.shape, 3), np.uint8)
+    states = {3: ObjectState.VISIBLE}
+    outcome = Outcome(rgb, result_of(mask), states, [], is_result=True)
+    values = {setting.name: setting.default for setting in SETTINGS}
+    header = Header(frame_id="head")
+
+    def show() -> list[str]:
+        made.clear()
+        lazy.publish_pictures(header, outcome, TrackedObjectArray(), TrackerConfig(), values)
+        return list(made)
+
+    assert show() == []
+    for name, kind, expected in (
+        ("overlay", Image, ["draw"]),
+        ("overlay/compressed", CompressedImage, ["draw", "to_jpeg"]),
+        ("markers", MarkerArray, ["to_markers"]),
+        ("follow/camera_info", CameraInfo, ["look"]),
+    ):
+        looked_at = viewer.create_subscription(
+            kind, f"/lazy/{name}", print, profile(1, reliable=False)
+        )
+        deadline = time.monotonic() + PATIENCE_S
+        while show() != expected:
+            assert time.monotonic() < deadline, made
+            time.sleep(0.05)
+        viewer.destroy_subscription(looked_at)
+        while show():
+            assert time.monotonic() < deadline, made
+            time.sleep(0.05)
+    node.destroy_node()
+    viewer.destroy_node()
