@@ -172,8 +172,9 @@ def _balanced(
 def _on_meridian(
     ray: Tensor, weight: Tensor, lon0: float, lat0: float, trim: float
 ) -> tuple[float, float, float, float]:
-    """Latitude in the middle on one meridian, beyond pi/2 across the pole; middle and half of the
-    extent in longitude; half of that in latitude.
+    """Latitude in the middle on a meridian (beyond pi/2 across the pole), and the extents there.
+
+    They are the middle and half of that in longitude, and half of that in latitude.
     """
     left = right = low = high = 0.0
     for _ in range(_MOST_MOVES):
@@ -186,18 +187,22 @@ def _on_meridian(
 
 
 def _about_pole(
-    ray: Tensor, weight: Tensor, pole: float, trim: float
+    ray: Tensor, weight: Tensor, region: tuple[float, float, float, float], trim: float
 ) -> tuple[float, float, float, float]:
-    """As `_balanced`, for a mask on a pole: the smallest of the regions it touches all round.
+    """The smallest of the regions that a mask on a pole touches all round, from `_balanced`'s.
 
     The local frame turns with the longitude of its centre, so there may be several. Along half a
     turn of meridians the middle in longitude changes sign at each, and always at one of them.
     """
     found, step = [], math.pi / _MERIDIANS
-    before = _on_meridian(ray, weight, 0.0, pole, trim)
+    pole = math.copysign(0.5 * math.pi, region[1])
+    # The first meridian is half a step from the centre, not to fall onto a change itself.
+    lon0 = region[0] + 0.5 * step
+    before = _on_meridian(ray, weight, lon0, pole, trim)
     for number in range(1, _MERIDIANS + 1):
-        low, middle, high, start = (number - 1) * step, number * step, number * step, before[1]
+        low, high, start = lon0 + (number - 1) * step, lon0 + number * step, before[1]
         after = before = _on_meridian(ray, weight, high, pole, trim)
+        middle = high
         if start * after[1] > 0.0:
             continue
         while high - low > 0.1 * _BALANCED and abs(after[1]) > 0.1 * _BALANCED:
@@ -205,7 +210,9 @@ def _about_pole(
             after = _on_meridian(ray, weight, middle, after[0], trim)
             low, high = (middle, high) if start * after[1] > 0.0 else (low, middle)
         found.append((middle, after[0], *after[2:]))
-    lon, lat, half_h, half_v = min(found, key=lambda region: region[2] * math.sin(region[3]))
+    # Of a mask that is the same all round, rounding may hide the change.
+    smallest = min(found or [region], key=lambda each: each[2] * math.sin(each[3]))
+    lon, lat, half_h, half_v = smallest
     lon, lat = _shift_centre(lon, lat, 0.0, 0.0)
     return lon, lat, half_h, half_v
 
@@ -225,7 +232,7 @@ def fit_bfov(
     It is the region that the mask touches on all four sides: seen from its centre, the mask
     reaches as far to the left as to the right and as far up as down. The solid-angle-weighted
     mean ray is the first centre, which then moves to the middle of the extents until it is there;
-    360VOT's toolkit stops after two moves, which near a pole is up to 20 degrees too narrow. Half
+    360VOT's toolkit stops after two moves, which near a pole can be degrees away from that and leave parts of the mask out. Half
     a pixel is added on each side. A mask whose mean ray is short (a ring round the viewer,
     antipodal parts) gets ``fov_h`` = 360 degrees about the horizon.
 
@@ -264,10 +271,14 @@ def fit_bfov(
     if math.sqrt(x * x + y * y + z * z) < _MIN_MEAN_RAY * float(weight.sum()):
         return _ring(ray, weight, trim, pixel_v)
     lon0, lat0 = math.atan2(x, z), math.atan2(-y, math.hypot(x, z))
-    lon0, lat0, half_h, half_v = _balanced(ray, weight, lon0, lat0, trim)
+    region = _balanced(ray, weight, lon0, lat0, trim)
+    _, lat0, half_h, half_v = region
     if abs(lat0) + half_v > 0.5 * math.pi:
-        pole = math.copysign(0.5 * math.pi, lat0)
-        lon0, lat0, half_h, half_v = _about_pole(ray, weight, pole, trim)
+        if trim == 0.0 and max(half_h, half_v) < 0.5 * math.pi:
+            # What does not go round anything reaches farthest with its contour.
+            ray, weight = _foreground(_contour(mask), mask.numel()) or sampled
+        region = _about_pole(ray, weight, region, trim)
+    lon0, lat0, half_h, half_v = region
     fov_h, fov_v = 2.0 * half_h + pixel_h, 2.0 * half_v + pixel_v
     return BFoV(lon0, lat0, min(fov_h, _FULL_TURN), min(fov_v, math.pi))
 
