@@ -231,10 +231,11 @@ def fit_bfov(
 
     It is the region that the mask touches on all four sides: seen from its centre, the mask
     reaches as far to the left as to the right and as far up as down. The solid-angle-weighted
-    mean ray is the first centre, which then moves to the middle of the extents until it is there;
-    360VOT's toolkit stops after two moves, which near a pole can be degrees away from that and leave parts of the mask out. Half
-    a pixel is added on each side. A mask whose mean ray is short (a ring round the viewer,
-    antipodal parts) gets ``fov_h`` = 360 degrees about the horizon.
+    mean ray is the first centre, which then moves to the middle of the extents until it is there.
+    360VOT's toolkit stops after two moves, which near a pole can be degrees away from that and
+    leave parts of the mask out. Half a pixel is added on each side. A mask whose mean ray is
+    short (a ring round the viewer, antipodal parts) gets ``fov_h`` = 360 degrees about the
+    horizon.
 
     Args:
         mask: ``(H, W)`` bool panorama mask.
