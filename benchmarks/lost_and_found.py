@@ -47,7 +47,9 @@ def main() -> None:
     """Measure, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=12)
-    parser.add_argument("--trackers", nargs="+", choices=ROWS, default=[PLAIN, *VIEW_ROWS])
+    parser.add_argument(
+        "--trackers", nargs="+", choices=ROWS, metavar="ROW", default=[PLAIN, *VIEW_ROWS]
+    )
     parser.add_argument("--checkpoint", type=Path, help="of nano, instead of its own")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--json", type=Path, default=Path("out/lost_and_found.json"))

@@ -49,7 +49,9 @@ def main() -> None:
     part = parts.add_parser("table")
     part.add_argument("--clips", type=int, default=48, help="of the test split")
     part.add_argument("--seeds", type=int, default=3)
-    part.add_argument("--rows", nargs="+", choices=ROWS, default=[*VIEW_ROWS, *GATE_ROWS])
+    part.add_argument(
+        "--rows", nargs="+", choices=ROWS, metavar="ROW", default=[*VIEW_ROWS, *GATE_ROWS]
+    )
     part.add_argument("--jobs", type=int, default=1, help="processes")
     part.add_argument("--json", type=Path, default=Path("out/views.json"))
     part.set_defaults(work=table)
