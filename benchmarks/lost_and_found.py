@@ -1,7 +1,7 @@
 """Is a target found again that leaves the sphere and comes back elsewhere?
 
     python benchmarks/lost_and_found.py --clips 12 --json out/lost_and_found.json [--jobs 2]
-        [--trackers sphere auto ...] [--checkpoint FILE]
+        [--trackers sphere auto ...] [--checkpoint FILE] [--plain FILE]
 
 Clips of the synthetic val world (`panosam2_core.data.absence`): the target is seen for 15 frames,
 is not there for 35, and is back for 50 at least 40 degrees away, as the camera sees it; every
@@ -9,7 +9,9 @@ other clip has a look-alike that stays where the target was. The target is promp
 Found again: IoU of 0.5 and more on three frames in a row. A false alarm: a mask while it is away.
 
 Prints a table and writes JSON. Finished clips are kept in that file, and a run goes on from it.
-`SAM2-nano` is our network without its panoramic parts, on frames that are not closed.
+`SAM2-nano` is our network without its panoramic parts, on frames that are not closed. It has been
+trained with them: a fair peer has weights that were trained without (benchmarks/ablation.py leaves
+them as sam2-nano-1/nano.safetensors), which --plain takes.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from view_rows import PLAIN, ROWS, VIEW_ROWS, Kept, make_tracker
+from view_rows import PLAIN, ROWS, SAM2_RULES, VIEW_ROWS, Kept, digest, make_tracker
 
 from panosam2_core.allocator import keep_freed_memory
 from panosam2_core.data.absence import take_away
@@ -48,16 +50,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=12)
     parser.add_argument(
-        "--trackers", nargs="+", choices=ROWS, metavar="ROW", default=[PLAIN, *VIEW_ROWS]
+        "--trackers",
+        nargs="+",
+        choices=ROWS,
+        metavar="ROW",
+        default=[PLAIN, SAM2_RULES, *VIEW_ROWS],
     )
     parser.add_argument("--checkpoint", type=Path, help="of nano, instead of its own")
+    parser.add_argument(
+        "--plain", type=Path, help=f"weights of {PLAIN}, trained without the parts"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--json", type=Path, default=Path("out/lost_and_found.json"))
     args = parser.parse_args()
     indices = list(itertools.islice(usable(), args.clips))
-    kept = Kept(args.json, {"checkpoint": str(args.checkpoint), "frames": [SEEN, AWAY, BACK]})
+    weights = {"weights": digest(args.checkpoint), "plain": digest(args.plain)}
+    kept = Kept(args.json, {**weights, "frames": [SEEN, AWAY, BACK]})
     todo = {
-        f"{tracker}, clip {index}": (tracker, index, args.checkpoint)
+        f"{tracker}, clip {index}": (
+            tracker,
+            index,
+            (args.plain if tracker == PLAIN else None) or args.checkpoint,
+        )
         for index in indices
         for tracker in args.trackers
     }

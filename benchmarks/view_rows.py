@@ -6,11 +6,13 @@ switches it off. A new view or gate needs a line here and nowhere else.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from importlib import resources
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from typing import Any
 import torch
 
 from panosam2_core import PanoTracker, TrackerConfig, load_model
+from panosam2_core.build import NANO_WEIGHTS
 from panosam2_core.config import VIEWS
 
 GATES: dict[str, dict[str, Any]] = {
@@ -36,9 +39,11 @@ GATES: dict[str, dict[str, Any]] = {
 }
 VIEW_ROWS: dict[str, dict[str, Any]] = {view: {"view": view} for view in VIEWS}
 GATE_ROWS = {f"auto, without {gate}": {"view": "auto", **off} for gate, off in GATES.items()}
-# Our network as near to SAM2's as its weights allow: no panoramic part, no closed panorama.
-PLAIN = "SAM2-nano"
-ROWS = {**VIEW_ROWS, **GATE_ROWS, PLAIN: {"pano": False, "long_frames": 0, "view": "sphere"}}
+# SAM2's rules for memory and masks, with our network as it was trained; and as near to SAM2's
+# network as ours comes, without the panoramic parts and on frames that are not closed.
+SAM2_RULES, PLAIN = "sphere, SAM2's rules", "SAM2-nano"
+_RULES = {"view": "sphere", "long_frames": 0, "motion_gate_deg": 0.0}
+ROWS = {**VIEW_ROWS, **GATE_ROWS, SAM2_RULES: _RULES, PLAIN: {**_RULES, "pano": False}}
 PARTS = ("pc_blocks", "previous_mask")
 
 
@@ -63,6 +68,13 @@ def make_tracker(
     if row == PLAIN:
         model.switch_off(*PARTS)
     return PanoTracker(model, TrackerConfig(**ROWS[row], seed=seed))
+
+
+def digest(checkpoint: Path | None) -> str:
+    """Tell weights apart: the beginning of the SHA-256 of their file; ``None``: nano's own."""
+    own = resources.files("panosam2_core").joinpath(NANO_WEIGHTS)
+    data = checkpoint.read_bytes() if checkpoint else own.read_bytes()
+    return hashlib.sha256(data).hexdigest()[:12]
 
 
 class Kept:

@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 from view_footage import add_footage, roll, sheets
-from view_rows import GATE_ROWS, ROWS, VIEW_ROWS, Kept, make_tracker, spread
+from view_rows import GATE_ROWS, ROWS, VIEW_ROWS, Kept, digest, make_tracker, spread
 
 from panosam2_core import PanoTracker, Prompt
 from panosam2_core.allocator import keep_freed_memory
@@ -70,7 +70,7 @@ def main() -> None:
 
 def table(args: argparse.Namespace) -> None:
     """Print the table of views and gates."""
-    kept = Kept(args.json, {"checkpoint": str(args.checkpoint), "clips": args.clips})
+    kept = Kept(args.json, {"weights": digest(args.checkpoint), "clips": args.clips})
     seeds = range(1, args.seeds + 1)
     todo = {
         f"{row}, seed {seed}": (row, seed, args.clips, args.checkpoint)
