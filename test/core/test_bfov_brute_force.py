@@ -22,7 +22,8 @@ SIZE = (1024, 2048)
 OUTLINE = 360
 GRID, FINER = 25, 13
 TOLERANCE = 0.5  # degrees
-LARGER = 1.25  # in solid angle than the smallest; half a pixel a side is 1.1 of the least shapes
+# In solid angle than the smallest region; half a pixel a side is a tenth of the smallest shapes.
+LARGER = 1.25
 
 
 def toward(lon, lat):
