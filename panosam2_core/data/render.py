@@ -165,7 +165,7 @@ class SceneRenderer:
         """Draw frame ``t``; labels are those of the shutter's middle."""
         canvas, scene = self.canvas, self.scene
         labels = torch.zeros(canvas.size_hw, dtype=torch.uint8, device=canvas.device)
-        whole: dict[int, float] = {}
+        whole = {item.object_id: 0.0 for item in self.scene.objects}
         image = self._compose(float(t), labels, whole, want_image)
         if image is not None and scene.blur > 0.0:
             for shift in (-0.5 * scene.blur, 0.5 * scene.blur):
@@ -187,7 +187,8 @@ class SceneRenderer:
         """Draw the background and the objects, far to near, at a fractional frame."""
         matrix, position = camera_at(self.scene, time)
         image = self._backdrop(matrix, position) if want_image else None
-        poses = [pose_at(o, matrix, position, time) for o in self.scene.objects]
+        there = [item for item in self.scene.objects if item.there(time)]
+        poses = [pose_at(item, matrix, position, time) for item in there]
         for pose in sorted(poses, key=lambda p: -p.distance):
             area = 0.0
             for rows, columns in self._windows(pose):

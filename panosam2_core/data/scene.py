@@ -162,6 +162,7 @@ class SceneObject:
         tilt: (T, 2) out-of-plane angles in radians.
         warp: Deformation amplitude, spatial frequency, speed (per frame), two phases.
         shade: Slopes of the brightness along the object's x and y.
+        gone: First and last frame on which it is not there at all, or None.
     """
 
     object_id: int
@@ -177,6 +178,11 @@ class SceneObject:
     tilt: F64
     warp: tuple[float, float, float, float, float]
     shade: tuple[float, float]
+    gone: tuple[int, int] | None = None
+
+    def there(self, time: float) -> bool:
+        """Tell whether the object is there at a fractional frame."""
+        return self.gone is None or not self.gone[0] - 0.5 <= time < self.gone[1] + 0.5
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,10 @@ from panosam2_core.geometry.erp import (
 _FULL_TURN = 2.0 * math.pi
 # Below this length of the mean ray the mask has no direction: a ring, or antipodal parts.
 _MIN_MEAN_RAY = 0.1
+# Moves of a centre towards the middle of the extents (two or three as a rule, few above six), and
+# how near is there, in radians.
+_MOST_MOVES, _BALANCED = 40, 3e-4
+_MERIDIANS = 24  # to look along where a mask lies on a pole
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +147,76 @@ def _shift_centre(lon0: float, lat0: float, lam: float, phi: float) -> tuple[flo
     return (lon if lon < math.pi else -math.pi), math.atan2(-y, math.hypot(x, z))
 
 
+def _balanced(
+    ray: Tensor, weight: Tensor, lon0: float, lat0: float, trim: float
+) -> tuple[float, float, float, float]:
+    """Centre ``(lon, lat)`` in the middle of the extents, and half of both extents there."""
+    best, region, step = math.inf, (lon0, lat0, math.pi, 0.5 * math.pi), 1.0
+    before = (0.0, 0.0)
+    for _ in range(_MOST_MOVES):
+        left, right, low, high = _extents(ray, weight, lon0, lat0, trim)
+        off = (0.5 * (left + right), 0.5 * (low + high))
+        if math.hypot(*off) < best:
+            best = math.hypot(*off)
+            # Held by the larger half, the region contains the mask wherever the moves end.
+            region = (lon0, lat0, max(-left, right), max(-low, high))
+        if best < _BALANCED:
+            break
+        if off[0] * before[0] + off[1] * before[1] < 0.0:
+            step = max(0.1, 0.5 * step)
+        lon0, lat0 = _shift_centre(lon0, lat0, step * off[0], step * off[1])
+        before = off
+    return region
+
+
+def _on_meridian(
+    ray: Tensor, weight: Tensor, lon0: float, lat0: float, trim: float
+) -> tuple[float, float, float, float]:
+    """Latitude in the middle on a meridian (beyond pi/2 across the pole), and the extents there.
+
+    They are the middle and half of that in longitude, and half of that in latitude.
+    """
+    left = right = low = high = 0.0
+    for _ in range(_MOST_MOVES):
+        left, right, low, high = _extents(ray, weight, lon0, lat0, trim)
+        off = 0.5 * (low + high)
+        if abs(off) < 0.5 * _BALANCED:
+            break
+        lat0 += off
+    return lat0, 0.5 * (left + right), max(-left, right), max(-low, high)
+
+
+def _about_pole(
+    ray: Tensor, weight: Tensor, region: tuple[float, float, float, float], trim: float
+) -> tuple[float, float, float, float]:
+    """The smallest of the regions that a mask on a pole touches all round, from `_balanced`'s.
+
+    The local frame turns with the longitude of its centre, so there may be several. Along half a
+    turn of meridians the middle in longitude changes sign at each, and always at one of them.
+    """
+    found, step = [], math.pi / _MERIDIANS
+    pole = math.copysign(0.5 * math.pi, region[1])
+    # The first meridian is half a step from the centre, not to fall onto a change itself.
+    lon0 = region[0] + 0.5 * step
+    before = _on_meridian(ray, weight, lon0, pole, trim)
+    for number in range(1, _MERIDIANS + 1):
+        low, high, start = lon0 + (number - 1) * step, lon0 + number * step, before[1]
+        after = before = _on_meridian(ray, weight, high, pole, trim)
+        middle = high
+        if start * after[1] > 0.0:
+            continue
+        while high - low > 0.1 * _BALANCED and abs(after[1]) > 0.1 * _BALANCED:
+            middle = 0.5 * (low + high)
+            after = _on_meridian(ray, weight, middle, after[0], trim)
+            low, high = (middle, high) if start * after[1] > 0.0 else (low, middle)
+        found.append((middle, after[0], *after[2:]))
+    # Of a mask that is the same all round, rounding may hide the change.
+    smallest = min(found or [region], key=lambda each: each[2] * math.sin(each[3]))
+    lon, lat, half_h, half_v = smallest
+    lon, lat = _shift_centre(lon, lat, 0.0, 0.0)
+    return lon, lat, half_h, half_v
+
+
 def _ring(ray: Tensor, weight: Tensor, trim: float, pixel_v: float) -> BFoV:
     """BFoV of a mask without a mean direction: all round, level, symmetric about the equator."""
     _, _, low, high = _extents(ray, weight, 0.0, 0.0, trim)
@@ -155,11 +229,13 @@ def fit_bfov(
 ) -> BFoV | None:
     """Measure the BFoV of a mask.
 
-    The solid-angle-weighted mean ray of the foreground is the first centre; the extents of local
-    longitude and latitude are measured there, the centre moves to their mid-point, and they are
-    measured once more. Half a pixel is added on each side. The count of two agrees with 360VOT's
-    toolkit within 0.4 degrees; more rounds drift away from it. A mask whose mean ray is short (a
-    ring round the viewer, antipodal parts) gets ``fov_h`` = 360 degrees about the horizon.
+    It is the region that the mask touches on all four sides: seen from its centre, the mask
+    reaches as far to the left as to the right and as far up as down. The solid-angle-weighted
+    mean ray is the first centre, which then moves to the middle of the extents until it is there.
+    360VOT's toolkit stops after two moves, which near a pole can be degrees away from that and
+    leave parts of the mask out. Half a pixel is added on each side. A mask whose mean ray is
+    short (a ring round the viewer, antipodal parts) gets ``fov_h`` = 360 degrees about the
+    horizon.
 
     Args:
         mask: ``(H, W)`` bool panorama mask.
@@ -196,11 +272,15 @@ def fit_bfov(
     if math.sqrt(x * x + y * y + z * z) < _MIN_MEAN_RAY * float(weight.sum()):
         return _ring(ray, weight, trim, pixel_v)
     lon0, lat0 = math.atan2(x, z), math.atan2(-y, math.hypot(x, z))
-    left, right, low, high = _extents(ray, weight, lon0, lat0, trim)
-    lon0, lat0 = _shift_centre(lon0, lat0, 0.5 * (left + right), 0.5 * (low + high))
-    left, right, low, high = _extents(ray, weight, lon0, lat0, trim)
-    lon0, lat0 = _shift_centre(lon0, lat0, 0.5 * (left + right), 0.5 * (low + high))
-    fov_h, fov_v = right - left + pixel_h, high - low + pixel_v
+    region = _balanced(ray, weight, lon0, lat0, trim)
+    _, lat0, half_h, half_v = region
+    if abs(lat0) + half_v > 0.5 * math.pi:
+        if trim == 0.0 and max(half_h, half_v) < 0.5 * math.pi:
+            # What does not go round anything reaches farthest with its contour.
+            ray, weight = _foreground(_contour(mask), mask.numel()) or sampled
+        region = _about_pole(ray, weight, region, trim)
+    lon0, lat0, half_h, half_v = region
+    fov_h, fov_v = 2.0 * half_h + pixel_h, 2.0 * half_v + pixel_v
     return BFoV(lon0, lat0, min(fov_h, _FULL_TURN), min(fov_v, math.pi))
 
 
