@@ -97,8 +97,8 @@ def load_model(
         checkpoint: ``.safetensors`` written by this package, or Meta's ``.pt`` of SAM 2.0 or 2.1.
             Needed for every variant but ``nano``.
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
-        input_size: (height, width) the network sees, multiples of 32, or a key of
-            :data:`PRESETS`; ``None``: the variant's.
+        input_size: (height, width) the network sees, multiples of 32, ``"HEIGHTxWIDTH"``, or a
+            key of :data:`PRESETS`; ``None``: the variant's.
         precision: of the arithmetic; weights stay in float32. ``float32``, ``bfloat16``, or
             ``auto``: bfloat16 where the device multiplies matrices in it, see
             :func:`resolve_precision`.
@@ -137,11 +137,14 @@ def load_model(
 def _size(wanted: tuple[int, int] | str) -> tuple[int, int]:
     if not isinstance(wanted, str):
         return wanted
-    if wanted not in PRESETS:
+    if wanted in PRESETS:
+        return PRESETS[wanted]
+    height, _, width = wanted.partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
         raise ConfigError(
-            f"input size must be (height, width) or one of {', '.join(PRESETS)}, got {wanted!r}"
+            f"input size must be HEIGHTxWIDTH or one of {', '.join(PRESETS)}, got {wanted!r}"
         )
-    return PRESETS[wanted]
+    return int(height), int(width)
 
 
 def _without_unused_parts(state: Mapping[str, Tensor], model: PanoSAM2) -> dict[str, Tensor]:
