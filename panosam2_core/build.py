@@ -127,16 +127,26 @@ def load_model(
         state = _without_unused_parts(state, model)
     load_state(model, state, source=str(path))
     if input_size is not None:
-        model.set_input_size(_size(input_size))
+        size = parse_input_size(input_size) if isinstance(input_size, str) else input_size
+        model.set_input_size(size)
     chosen = resolve_device(device)
     model.eval().requires_grad_(False).to(chosen)
     model.precision = resolve_precision(precision, chosen)
     return model
 
 
-def _size(wanted: tuple[int, int] | str) -> tuple[int, int]:
-    if not isinstance(wanted, str):
-        return wanted
+def parse_input_size(wanted: str) -> tuple[int, int]:
+    """Read an input size.
+
+    Args:
+        wanted: ``HEIGHTxWIDTH`` in pixels, or a key of :data:`PRESETS`.
+
+    Returns:
+        (height, width).
+
+    Raises:
+        ConfigError: for other texts.
+    """
     if wanted in PRESETS:
         return PRESETS[wanted]
     height, _, width = wanted.partition("x")

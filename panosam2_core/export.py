@@ -26,7 +26,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from panosam2_core.build import load_model
+from panosam2_core.build import PRESETS, load_model
 from panosam2_core.errors import ConfigError, ExportError, PanoSAM2Error
 from panosam2_core.graphs import (
     COUNTS,
@@ -107,7 +107,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--variant", default="nano", help="default: %(default)s")
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="nano has its own")
     parser.add_argument(
-        "--input-size", metavar="HxW", help="or speed, balanced, quality; default: the variant's"
+        "--input-size", metavar="HxW", help=f"or {', '.join(PRESETS)}; default: the variant's"
     )
     parser.add_argument("--flat", action="store_true", help="for an ordinary camera")
     parser.add_argument(
