@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from run import machine
 from torch import Tensor
 
 from panosam2_core import load_model
@@ -136,7 +137,7 @@ def main() -> None:
         result = json.loads(args.json.read_text(encoding="utf-8"))
     for variant in args.variants or VARIANTS:
         found = both_starts(variant, args.rounds)
-        result |= {variant: found | {"load": round(os.getloadavg()[0], 1)}}
+        result |= {variant: found | {"run": machine()}}
         print(variant, json.dumps(found), flush=True)
         if args.json:
             args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
