@@ -123,9 +123,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     network = parser.add_argument_group("the network")
     network.add_argument("--variant", default="nano", help="default: %(default)s")
     network.add_argument("--checkpoint", type=Path, metavar="FILE", help="nano has its own")
-    network.add_argument(
-        "--input-size", metavar="HxW", help=f"or {', '.join(PRESETS)}; default: the variant's"
-    )
+    network.add_argument("--input-size", metavar="HxW", help=f"or {', '.join(PRESETS)}")
     network.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     network.add_argument("--precision", default="auto", help="auto, float32 or bfloat16")
     network.add_argument("--long-frames", type=int, default=2, help="N_l of LSMM; 0: off")
