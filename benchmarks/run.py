@@ -1,6 +1,6 @@
 """PanoSAM2 beside `sam2` in the same run: time, work, memory, and if the masks are the same.
 
-    python benchmarks/run.py [sizes parts objects presets nano state start]
+    python benchmarks/run.py [sizes parts objects presets nano state start peak]
         [--device cpu|cuda] [--rounds 3] [--json FILE]
 
 Without names all of them. Every comparison is interleaved in one process: in each round every
@@ -17,6 +17,8 @@ presets  work and time of PanoSAM2 at the sizes with names, and the bound of an 
 nano     frames per second of the tracker's step, and of the whole node (the demo's summary).
 state    bytes that the state grows by in 10,000 frames.
 start    a process from its start to the first mask, over import, build and one frame.
+peak     most memory during two tracked frames (resident set; on a GPU torch's allocations), every
+         variant of sizes in a process of its own that holds no other network.
 
 With one thread (OMP_NUM_THREADS=1) the seconds of sizes, parts, objects and presets are those of
 the processor, so that the ratios can be taken while others use the machine.
@@ -28,8 +30,10 @@ An existing FILE is added to. Keys of a GPU are null where none was used; `vos_o
 from __future__ import annotations
 
 import argparse
+import ctypes
 import dataclasses
 import datetime
+import gc
 import json
 import os
 import platform
@@ -133,6 +137,7 @@ class Peer:
 
     def __init__(self, size: int, objects: int, device: str) -> None:
         self.network = _random_upstream(size, device)
+        self.device = self.network.device
         generator = torch.Generator().manual_seed(7)
         self.image = torch.randn(1, 3, size, size, generator=generator).to(device)
         first = self.image[0]
@@ -153,6 +158,11 @@ class Peer:
                     for name in ("maskmem_features", "obj_ptr")
                 }
 
+    def weights(self) -> dict[str, Tensor]:
+        """Upstream's."""
+        weights: dict[str, Tensor] = self.network.state_dict()
+        return weights
+
     def memories(self) -> list[ObjectMemory]:
         """The same memory as ours keeps it."""
         found = []
@@ -164,6 +174,35 @@ class Peer:
                 )
             )
         return found
+
+
+class Alone:
+    """Stands for :class:`Peer` where upstream must not be in memory: noise of the same shapes.
+
+    Args:
+        size: side of the square picture.
+        device: that ours runs on.
+    """
+
+    def __init__(self, size: int, device: str) -> None:
+        self.device = torch.device(device)
+        self.image = torch.randn(1, 3, size, size, device=device)
+
+    def weights(self) -> dict[str, Tensor]:
+        """None: ours keeps those it was built with."""
+        return {}
+
+    def memories(self) -> list[ObjectMemory]:
+        """One object, as after 16 tracked frames."""
+        config, side = VARIANTS["hiera_t"], self.image.shape[-1] // 16
+        frames = {
+            t: (
+                torch.randn(config.memory_dim, side, side).to(self.device, torch.bfloat16),
+                torch.randn(config.width).to(self.device),
+            )
+            for t in (0, *range(NOW - 16, NOW))
+        }
+        return [as_memory(frames)]
 
 
 class PeerStep:
@@ -257,15 +296,16 @@ class Ours:
 
     def __init__(
         self,
-        peer: Peer,
+        peer: Peer | Alone,
         size_hw: tuple[int, int],
         dtype: torch.dtype,
         **switches: bool,
     ) -> None:
-        device = peer.network.device
+        device, weights = peer.device, peer.weights()
         config = dataclasses.replace(VARIANTS["hiera_t"], **(PLAIN | switches))
         self.network: PanoSAM2 = build_model(dataclasses.replace(config, input_size=size_hw))
-        load_state(self.network, peer.network.state_dict(), source="upstream")
+        if weights:
+            load_state(self.network, weights, source="upstream")
         self.network.eval().requires_grad_(False).to(device)
         self.network.precision = dtype
         self.image, self.memories = peer.image, peer.memories()
@@ -551,6 +591,66 @@ def start(device: str, rounds: int) -> dict[str, Any]:
     return {"start_over_floor": ratio(whole, floor), "start.seconds": spread(whole)}
 
 
+_PEAK = """
+import sys; sys.path.insert(0, {folder!r})
+from run import print_peak
+print_peak({variant!r}, {device!r})
+"""
+
+
+def peak(device: str, rounds: int) -> dict[str, Any]:
+    """Megabytes at the most, and before the first frame."""
+    folder = str(Path(__file__).parent)
+    most: dict[str, list[float]] = {name: [] for name in ALONE}
+    before: dict[str, list[float]] = {name: [] for name in ALONE}
+    for _ in range(rounds):
+        for name in ALONE:
+            program = _PEAK.format(folder=folder, variant=name, device=device)
+            held, reached = python(program)
+            before[name].append(held)
+            most[name].append(reached)
+    upstream, key = most["upstream float32"], "cpu" if device == "cpu" else "gpu"
+    return {
+        f"{key}.peak_vs_upstream": ratio(most["ours best"], upstream),
+        "peak.512x1024_vs_squash": ratio(most["ours best 512x1024"], upstream),
+        "peak.mb": {name: spread(values) for name, values in most.items()},
+        "peak.mb_before": {name: spread(values) for name, values in before.items()},
+    }
+
+
+ALONE: dict[str, Callable[[str], PeerStep | Ours]] = {
+    "upstream float32": lambda device: PeerStep(Peer(1024, 1, device), autocast=False),
+    "upstream bfloat16": lambda device: PeerStep(Peer(1024, 1, device), autocast=True),
+    "ours float32": lambda device: Ours(Alone(1024, device), (1024, 1024), torch.float32),
+    "ours best": lambda device: Ours(Alone(1024, device), (1024, 1024), best(device)),
+    "ours best 512x1024": lambda device: Ours(Alone(1024, device), (512, 1024), best(device)),
+}
+
+
+def print_peak(variant: str, device: str) -> None:
+    """Megabytes held before two frames, and the most during them."""
+    step = ALONE[variant](device)
+    gc.collect()
+    if device == "cpu":
+        ctypes.CDLL(None).malloc_trim(0)  # what building left over goes back to the system
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forgets the peak so far
+    else:
+        torch.cuda.reset_peak_memory_stats()
+    held = _most(device)
+    with torch.inference_mode():
+        for _ in range(2):
+            step()
+    print(held, _most(device))
+
+
+def _most(device: str) -> float:
+    """Megabytes at the most since that was last forgotten."""
+    if device != "cpu":
+        return torch.cuda.max_memory_allocated() / 1e6
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
+
+
 def python(program: str) -> list[float]:
     """Numbers that a process of its own prints."""
     command = [sys.executable, "-c", program]
@@ -566,6 +666,7 @@ BENCHMARKS: dict[str, Callable[[str, int], dict[str, Any]]] = {
     "nano": nano,
     "state": state,
     "start": start,
+    "peak": peak,
 }
 
 if __name__ == "__main__":

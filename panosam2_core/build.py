@@ -97,8 +97,8 @@ def load_model(
         checkpoint: ``.safetensors`` written by this package, or Meta's ``.pt`` of SAM 2.0 or 2.1.
             Needed for every variant but ``nano``.
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
-        input_size: (height, width) the network sees, multiples of 32, or a key of
-            :data:`PRESETS`; ``None``: the variant's.
+        input_size: (height, width) the network sees, multiples of 32, ``"HEIGHTxWIDTH"``, or a
+            key of :data:`PRESETS`; ``None``: the variant's.
         precision: of the arithmetic; weights stay in float32. ``float32``, ``bfloat16``, or
             ``auto``: bfloat16 where the device multiplies matrices in it, see
             :func:`resolve_precision`.
@@ -127,21 +127,34 @@ def load_model(
         state = _without_unused_parts(state, model)
     load_state(model, state, source=str(path))
     if input_size is not None:
-        model.set_input_size(_size(input_size))
+        size = parse_input_size(input_size) if isinstance(input_size, str) else input_size
+        model.set_input_size(size)
     chosen = resolve_device(device)
     model.eval().requires_grad_(False).to(chosen)
     model.precision = resolve_precision(precision, chosen)
     return model
 
 
-def _size(wanted: tuple[int, int] | str) -> tuple[int, int]:
-    if not isinstance(wanted, str):
-        return wanted
-    if wanted not in PRESETS:
+def parse_input_size(wanted: str) -> tuple[int, int]:
+    """Read an input size.
+
+    Args:
+        wanted: ``HEIGHTxWIDTH`` in pixels, or a key of :data:`PRESETS`.
+
+    Returns:
+        (height, width).
+
+    Raises:
+        ConfigError: for other texts.
+    """
+    if wanted in PRESETS:
+        return PRESETS[wanted]
+    height, _, width = wanted.partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
         raise ConfigError(
-            f"input size must be (height, width) or one of {', '.join(PRESETS)}, got {wanted!r}"
+            f"input size must be HEIGHTxWIDTH or one of {', '.join(PRESETS)}, got {wanted!r}"
         )
-    return PRESETS[wanted]
+    return int(height), int(width)
 
 
 def _without_unused_parts(state: Mapping[str, Tensor], model: PanoSAM2) -> dict[str, Tensor]:

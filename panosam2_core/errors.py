@@ -43,5 +43,9 @@ class ConfigError(PanoSAM2Error, ValueError):
     """A configuration value is unknown or out of range."""
 
 
+class ExportError(PanoSAM2Error):
+    """A network cannot be exported here, or what was exported is not what torch computes."""
+
+
 class SnapshotError(PanoSAM2Error, ValueError):
     """A tracker's saved state cannot be read. The stream's state is unchanged."""

@@ -28,7 +28,7 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from panosam2_core.allocator import keep_freed_memory
-from panosam2_core.build import load_model
+from panosam2_core.build import PRESETS, load_model, parse_input_size
 from panosam2_core.config import PROMPT_VIEWS, VIEWS, TrackerConfig
 from panosam2_core.data.clips import DataError
 from panosam2_core.data.datasets import KINDS, open_clips
@@ -126,7 +126,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--tracker", choices=TRACKERS, default=TRACKERS[0], help="ours, or a peer")
     parts = f"switch off parts of ours: {', '.join(PARTS)}"
     add("--without", nargs="+", choices=PARTS, default=[], metavar="PART", help=parts)
-    add("--size", type=int, nargs=2, metavar=("H", "W"), help="network input size")
+    names = ", ".join(PRESETS)
+    add("--input-size", metavar="HxW", help=f"of the network, or {names}; default: the variant's")
     add("--prompt", choices=PROMPTS, default="mask", help="kind of prompt")
     add("--clips", type=int, default=0, help="how many; 0: all (of synthetic val: 20)")
     add("--long-frames", type=int, default=2, help="N_l of LSMM; 0: off")
@@ -171,13 +172,12 @@ def _predictor(args: argparse.Namespace) -> tuple[Predictor, dict[str, Any]]:
 
 
 def _ours(args: argparse.Namespace) -> tuple[Callable[[], Predictor], tuple[int, int]]:
-    size = (args.size[0], args.size[1]) if args.size else None
     model = load_model(
         args.model,
         checkpoint=args.checkpoint,
         device=args.device,
         precision=args.precision,
-        input_size=size,
+        input_size=args.input_size,
     )
     region = args.tracker == "panosam2_bfov"
     # What a search region shows is an ordinary picture.
@@ -201,10 +201,10 @@ def _peer(args: argparse.Namespace) -> tuple[Callable[[], Predictor], tuple[int,
         )
     if args.checkpoint is None:
         raise ConfigError(f"--tracker {args.tracker} needs Meta's weights: --checkpoint FILE")
-    if args.size and args.size[0] != args.size[1]:
-        raise ConfigError("sam2's predictor squeezes frames into a square: --size N N")
-    square = args.size[0] if args.size else None
-    network = build_upstream(args.model, args.checkpoint, args.device, square)
+    height, width = parse_input_size(args.input_size) if args.input_size else (None, None)
+    if height != width:
+        raise ConfigError("sam2's predictor squeezes frames into a square: --input-size NxN")
+    network = build_upstream(args.model, args.checkpoint, args.device, height)
     size = (network.image_size, network.image_size)
     pano = args.tracker == "sam2"
     return partial(UpstreamPredictor, network, args.prompt, pano=pano), size

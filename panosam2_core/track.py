@@ -40,7 +40,7 @@ from rich.text import Text
 
 from panosam2_core.allocator import keep_freed_memory
 from panosam2_core.arguments import numbers
-from panosam2_core.build import load_model
+from panosam2_core.build import PRESETS, load_model
 from panosam2_core.config import PROMPT_VIEWS, VIEWS, TrackerConfig
 from panosam2_core.errors import PanoSAM2Error, PromptError
 from panosam2_core.media.bag import is_bag, open_bag
@@ -123,6 +123,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     network = parser.add_argument_group("the network")
     network.add_argument("--variant", default="nano", help="default: %(default)s")
     network.add_argument("--checkpoint", type=Path, metavar="FILE", help="nano has its own")
+    network.add_argument("--input-size", metavar="HxW", help=f"or {', '.join(PRESETS)}")
     network.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     network.add_argument("--precision", default="auto", help="auto, float32 or bfloat16")
     network.add_argument("--long-frames", type=int, default=2, help="N_l of LSMM; 0: off")
@@ -165,6 +166,7 @@ def _run(args: argparse.Namespace, console: Console, signals: list[int]) -> None
         args.variant,
         checkpoint=args.checkpoint,
         device=args.device,
+        input_size=args.input_size,
         precision=args.precision,
     )
     tracker = PanoTracker(model, config)
@@ -228,6 +230,7 @@ def _settings(args: argparse.Namespace, prompts: list[Prompt]) -> dict[str, Any]
         "hfov_deg": args.hfov,
         "precision": args.precision,
         "variant": args.variant,
+        "input_size": args.input_size,
         "checkpoint": str(args.checkpoint.resolve()) if args.checkpoint else None,
         "long_frames": args.long_frames,
         "view": args.view,

@@ -15,6 +15,7 @@ from rcl_interfaces.msg import (
 )
 
 from panosam2_core import TrackerConfig
+from panosam2_core.build import PRESETS
 from panosam2_core.config import PROMPT_VIEWS, VIEWS
 from panosam2_core.errors import ConfigError
 from panosam2_ros.axes import Axes
@@ -53,6 +54,12 @@ SETTINGS = (
     Setting("autostart", True, "Configure and activate without being asked to."),
     Setting("model.variant", "nano", "Which network. nano brings its weights along."),
     Setting("model.checkpoint", "", "Weight file; empty takes the weights that come along."),
+    Setting(
+        "model.input_size",
+        "",
+        "Pixels that the network sees, HEIGHTxWIDTH in multiples of 32, or a name: "
+        f"{', '.join(PRESETS)}. Empty: the variant's own.",
+    ),
     Setting(
         "model.precision",
         "auto",

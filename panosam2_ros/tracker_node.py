@@ -201,6 +201,7 @@ class TrackerNode(LifecycleNode):
             variant,
             checkpoint=values["model.checkpoint"] or None,
             device=device,
+            input_size=values["model.input_size"] or None,
             precision=values["model.precision"],
         )
         loaded = time.monotonic()

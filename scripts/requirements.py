@@ -1,6 +1,6 @@
 """Prints the packages that pyproject.toml declares, one per line, for pip.
 
-Usage: python scripts/requirements.py core|train|dev|ros
+Usage: python scripts/requirements.py core|train|export|dev|ros
 """
 
 from __future__ import annotations

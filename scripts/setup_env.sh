@@ -108,7 +108,8 @@ install_torch() {
 }
 
 install_packages() {
-  { scripts_requirements core; scripts_requirements train; scripts_requirements dev; } >"$venv/requirements.txt"
+  local group
+  for group in core train export dev; do scripts_requirements "$group"; done >"$venv/requirements.txt"
   # Whatever asks for torch gets the one that is there.
   "$venv/bin/python" -m pip freeze | grep -i '^torch==' >"$venv/constraints.txt"
   "$venv/bin/python" -m pip install -r "$venv/requirements.txt" -c "$venv/constraints.txt"
@@ -179,7 +180,7 @@ mkdir -p "$venv"
 
 h_venv="$(printf '%s %s' "$python_id" "$venv" | hash_of)"
 h_torch="$(printf '%s %s %s' "$h_venv" "$torch_spec" "${TORCH_INDEX_URL:-}" | hash_of)"
-h_packages="$({ echo "$h_torch"; "$python" scripts/requirements.py core; "$python" scripts/requirements.py train; "$python" scripts/requirements.py dev; } | hash_of)"
+h_packages="$({ echo "$h_torch"; for group in core train export dev; do "$python" scripts/requirements.py "$group"; done; } | hash_of)"
 h_peer="$(printf '%s %s' "$h_packages" "$peer_metrics_spec" | hash_of)"
 h_sam2="$(printf '%s %s' "$h_packages" "$sam2_spec" | hash_of)"
 h_ros="$({ echo "$h_venv"; "$python" scripts/requirements.py ros; } | hash_of)"

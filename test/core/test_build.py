@@ -42,6 +42,8 @@ def test_sizes_and_names_that_do_not_exist_are_refused() -> None:
         load_model("huge")
     with pytest.raises(ConfigError, match="speed, balanced, quality, got 'fast'"):
         load_model("nano", device="cpu", input_size="fast")
+    with pytest.raises(ConfigError, match="nearest is .96, 192"):
+        load_model("nano", device="cpu", input_size="100x200")
     with pytest.raises(ConfigError, match="device must be"):
         load_model("nano", device="abacus")
     with pytest.raises(CheckpointError, match="needs checkpoint=PATH"):
@@ -151,6 +153,7 @@ def test_presets_are_panoramas_that_the_trunk_divides_into_patches() -> None:
     for name, (height, width) in PRESETS.items():
         assert width == 2 * height
         assert load_model("nano", device="cpu", input_size=name).input_size == (height, width)
+    assert load_model("nano", device="cpu", input_size="96x160").input_size == (96, 160)
     # Windows of 14 and 7 tokens at strides 16 and 32.
     assert all(side % 224 == 0 for side in PRESETS["speed"])
 

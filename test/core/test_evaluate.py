@@ -130,7 +130,7 @@ def test_a_tracker_on_a_bag_writes_results_that_score_the_same(
     write_bag(tmp_path / "bag", frames)
     common = ["--dataset", "auto", "--data", str(tmp_path / "bag")]
     results, one, page = tmp_path / "results", tmp_path / "one.json", tmp_path / "page.html"
-    options = ["--size", "64", "128", "--device", "cpu", "--json", str(one)]
+    options = ["--input-size", "64x128", "--device", "cpu", "--json", str(one)]
     assert main([*common, *options, "--results", str(results), "--html", str(page)]) == 0
     assert len(list((results / "bag").glob("*.png"))) == len(frames)
     tracked = json.loads(one.read_text())
@@ -147,7 +147,7 @@ def test_a_tracker_on_a_bag_writes_results_that_score_the_same(
 
 def test_the_synthetic_target_only_is_scored(tmp_path: Path) -> None:
     file = tmp_path / "demo.json"
-    command = ["--split", "val", "--clips", "1", "--size", "64", "128", "--device", "cpu"]
+    command = ["--split", "val", "--clips", "1", "--input-size", "64x128", "--device", "cpu"]
     assert main([*command, "--json", str(file)]) == 0
     result = json.loads(file.read_text())
     assert (result["clips"], result["objects"]) == (1, 1)

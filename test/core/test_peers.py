@@ -201,10 +201,10 @@ def test_peers_and_switched_off_parts_from_the_command_line(
     theirs = ["--model", "hiera_t", "--checkpoint", str(checkpoint), "--device", "cpu"]
     out = tmp_path / "out.json"
     for tracker in ("sam2", "sam2_bfov"):
-        result = evaluate(out, *data, *theirs, "--size", "128", "128", "--tracker", tracker)
+        result = evaluate(out, *data, *theirs, "--input-size", "128x128", "--tracker", tracker)
         assert (result["tracker"], result["input_size"]) == (tracker, [128, 128])
         assert result["objects"] == 2
-    nano = [*data, "--device", "cpu", "--size", "64", "128"]
+    nano = [*data, "--device", "cpu", "--input-size", "64x128"]
     whole = evaluate(out, *nano)
     for part in ("pc-blocks", "previous-mask", "wrap"):
         less = evaluate(out, *nano, "--without", part)
@@ -216,7 +216,7 @@ def test_peers_and_switched_off_parts_from_the_command_line(
         (["--tracker", "sam2"], "sam2 has no network of nano's size"),
         (["--tracker", "sam2", "--model", "hiera_t"], "needs Meta's weights: --checkpoint FILE"),
         ([*theirs, "--tracker", "sam2", "--without", "wrap"], "--without is for our own tracker"),
-        ([*theirs, "--tracker", "sam2", "--size", "64", "128"], "into a square: --size N N"),
+        ([*theirs, "--tracker", "sam2", "--input-size", "64x128"], "square: --input-size NxN"),
     ):
         assert main([*data, *wrong]) == 1
         assert said in " ".join(capsys.readouterr().err.split())

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
-from harness import Tester, start_tracker
+from harness import Scene, Tester, start_tracker
 from rcl_interfaces.srv import DescribeParameters, ListParameters
 from sensor_msgs.msg import CompressedImage
 from test_inputs import TRACKER, call
@@ -46,6 +46,25 @@ def test_the_parameter_file_has_every_parameter_with_its_default() -> None:
         name = re.match(r"\s+(\w+): \S", line)
         if name and name[1] in live - fixed:
             assert "# live" in line, line
+
+
+def test_the_networks_input_size_is_a_parameter(env, tmp_path, scene: Scene) -> None:
+    settings = "model.input_size:=64x128", "publish.label_resolution:=model", "warmup_frames:=0"
+    with start_tracker(env, tmp_path / "log", "/sized", *settings):
+        tester = Tester("/sized/panosam2", "/sized/image")
+        tester.greet(scene.frames[0])
+        stamp = tester.send(scene.frames[0])
+        label_image = tester.heard.labels[stamp]
+        tester.close()
+    assert (label_image.height, label_image.width) == (64 // 4, 128 // 4)
+
+
+def test_an_input_size_without_meaning_is_refused(env, tmp_path) -> None:
+    with start_tracker(env, tmp_path / "log", "/unsized", "model.input_size:=tiny"):
+        tester = Tester("/unsized/panosam2", "/unsized/image")
+        told = "cannot configure: input size must be HEIGHTxWIDTH or one of speed, balanced"
+        tester.until(lambda: told in (tmp_path / "log").read_text(), "the error")
+        tester.close()
 
 
 def test_every_parameter_describes_itself(fresh: Tester) -> None:
