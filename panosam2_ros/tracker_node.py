@@ -202,6 +202,7 @@ class TrackerNode(LifecycleNode):
             checkpoint=values["model.checkpoint"] or None,
             device=device,
             precision=values["model.precision"],
+            yaw_true=values["model.yaw_true"] or None,
         )
         loaded = time.monotonic()
         self.get_logger().info(f"model {variant} loaded in {loaded - begin:.1f} s; warming up")

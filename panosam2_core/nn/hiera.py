@@ -74,9 +74,9 @@ class SteadyHiera(Hiera):  # type: ignore[misc]
             (B, C_i, H / s, W / s) for s = 4, 8, 16, 32.
         """
         patch = self.patch_embed.proj
-        x = wrapped(patch, images, PATCH_STRIDE, PATCH_STRIDE) if wrap else patch(images)
-        x = x.permute(0, 2, 3, 1)
-        x = x + self._get_pos_embed(x.shape[1:3])
+        cells = wrapped(patch, images, PATCH_STRIDE, PATCH_STRIDE) if wrap else patch(images)
+        height, width = cells.shape[2:]
+        x = cells.permute(0, 2, 3, 1) + self._get_pos_embed((height, width))
         levels = []
         for index, block in enumerate(self.blocks):
             x = block(x)
@@ -95,7 +95,8 @@ class SteadyHiera(Hiera):  # type: ignore[misc]
         rows = F.interpolate(rows, (height, 1), mode="bicubic")
         side = self.pos_embed_window.shape[-1]
         window = self.pos_embed_window.tile(1, 1, height // side, width // side)
-        return (rows + window).permute(0, 2, 3, 1)
+        code: Tensor = (rows + window).permute(0, 2, 3, 1)
+        return code
 
 
 def make_faster(trunk: Hiera, *, yaw_true: bool) -> None:
