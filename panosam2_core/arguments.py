@@ -28,3 +28,16 @@ def numbers(count: int) -> Callable[[str], tuple[float, ...]]:
         return values
 
     return read
+
+
+def add_yaw_true(parser: argparse._ActionsContainer) -> None:
+    """Add ``--yaw-true`` and ``--no-yaw-true``, for :func:`panosam2_core.build.load_model`.
+
+    Args:
+        parser: Gets ``yaw_true``: ``None`` unless one of the two is given.
+    """
+    parser.add_argument(
+        "--yaw-true",
+        action=argparse.BooleanOptionalAction,
+        help="network that does not know the absolute yaw, for closed panoramas; nano is one",
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -88,6 +89,7 @@ def load_model(
     device: str = "auto",
     input_size: tuple[int, int] | str | None = None,
     precision: str = "auto",
+    yaw_true: bool | None = None,
     change: Callable[[ModelConfig], ModelConfig] | None = None,
 ) -> PanoSAM2:
     """Build a variant with its weights, ready for inference.
@@ -98,10 +100,14 @@ def load_model(
             Needed for every variant but ``nano``.
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
         input_size: (height, width) the network sees, multiples of 32, ``"HEIGHTxWIDTH"``, or a
-            key of :data:`PRESETS`; ``None``: the variant's.
+            key of :data:`PRESETS`; ``None``: the variant's, or the largest of a 2:1 panorama with
+            no more pixels where a yaw-true network cannot have that.
         precision: of the arithmetic; weights stay in float32. ``float32``, ``bfloat16``, or
             ``auto``: bfloat16 where the device multiplies matrices in it, see
             :func:`resolve_precision`.
+        yaw_true: build the network with or without knowledge of the absolute yaw, see
+            :class:`ModelConfig`; ``None``: as the file says. The weights stay, and were trained
+            the other way if the file says otherwise.
         change: turns the file's config into that of the network to build, for example one
             without a part; weights of parts that it does not have are left out.
 
@@ -109,7 +115,8 @@ def load_model(
         The model in evaluation mode, without gradients.
 
     Raises:
-        ConfigError: for an unknown variant, device, size or precision.
+        ConfigError: for an unknown variant, device, size or precision, or a width that a
+            yaw-true network cannot have.
         CheckpointError: for a file that is missing, unreadable or of another variant.
     """
     if variant not in VARIANTS:
@@ -122,7 +129,10 @@ def load_model(
             f"{path} holds {config.variant!r}, expected {variant!r}; choose the variant "
             f"{config.variant!r}, or another file ({HELP})"
         )
-    model = build_model(change(config) if change else config)
+    config = change(config) if change else config
+    if yaw_true is not None:
+        config = dataclasses.replace(config, yaw_true=yaw_true)
+    model = build_model(_fitted(config))
     if change:
         state = _without_unused_parts(state, model)
     load_state(model, state, source=str(path))
@@ -155,6 +165,15 @@ def parse_input_size(wanted: str) -> tuple[int, int]:
             f"input size must be HEIGHTxWIDTH or one of {', '.join(PRESETS)}, got {wanted!r}"
         )
     return int(height), int(width)
+
+
+def _fitted(config: ModelConfig) -> ModelConfig:
+    """With the largest size of a panorama of no more pixels, if the width is none for yaw_true."""
+    (height, width), step = config.input_size, config.yaw_step
+    if not config.yaw_true or width % step == 0:
+        return config
+    width = max(1, math.isqrt(2 * height * width) // step) * step
+    return dataclasses.replace(config, input_size=(max(1, width // 64) * 32, width))
 
 
 def _without_unused_parts(state: Mapping[str, Tensor], model: PanoSAM2) -> dict[str, Tensor]:
@@ -387,13 +406,18 @@ def _build_hiera(config: ModelConfig) -> PanoSAM2:
     source.memory_attention._target_ = _name(SharedMemoryAttention)
     for layer in ("self_attention", "cross_attention"):
         source.memory_attention.layer[layer]._target_ = _name(GridRoPEAttention)
+    if config.yaw_true:
+        for part in (source.image_encoder.neck, source.memory_encoder):
+            channels = part.position_encoding.num_pos_feats
+            level = {"_target_": _name(LatitudeSine), "num_pos_feats": channels, "mean": True}
+            part.position_encoding = level
     parts = {k: instantiate(v) for k, v in source.items() if isinstance(v, DictConfig)}
     scalars = {
         k: v
         for k, v in source.items()
         if not isinstance(v, DictConfig) and k not in ("_target_", "image_size")
     }
-    make_faster(parts["image_encoder"].trunk)
+    make_faster(parts["image_encoder"].trunk, yaw_true=config.yaw_true)
     return PanoSAM2(
         config,
         pixel_mean=(0.485, 0.456, 0.406),

@@ -29,10 +29,12 @@ class ModelConfig:
         pseudo_frames: what that module makes: ``long``, a pseudo memory map per long-term frame,
             or ``short``, one per short-term frame. The paper's text allows both; ``long`` needs
             a third of the tokens.
-        yaw_true: position codes that do not know the absolute yaw: sine codes constant in x,
-            harmonic RoPE in x, and a decoder code centred on each object. Paper silent; chosen
-            because a network trained this way from the start cannot tell where the seam is.
-            Off for SAM2's own weights, which were trained with absolute codes.
+        yaw_true: position codes that do not know the absolute yaw: sine codes and Hiera's
+            background code constant in x, harmonic RoPE in x, and a decoder code centred on each
+            object. On closed panoramas Hiera's patches are circular, too. Rolling a closed
+            panorama by :attr:`yaw_step` then rolls the masks. Paper silent; chosen because a
+            network trained this way from the start cannot tell where the seam is. Off by default
+            for SAM2's own weights, which were trained with absolute codes.
         num_memory_maps: prompted map plus recent maps that memory attention sees (SAM2: 7).
         num_pointers: object pointers that memory attention sees (SAM2: 16).
     """
@@ -69,6 +71,15 @@ class ModelConfig:
                 f"width must be a multiple of 8 and of memory_dim={self.memory_dim}, "
                 f"got {self.width}"
             )
+
+    @property
+    def yaw_step(self) -> int:
+        """Pixels of the input by which a yaw-true network can be rolled; divides its width.
+
+        ``nano``: its coarsest stride. Hiera: its widest attention window, 14 cells of stride 16
+        (``hiera_l``: 16), and no window is padded then.
+        """
+        return {"nano": 32, "hiera_l": 256}.get(self.variant, 224)
 
 
 PROMPT_VIEWS = ("sphere", "auto")

@@ -28,6 +28,7 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from panosam2_core.allocator import keep_freed_memory
+from panosam2_core.arguments import add_yaw_true
 from panosam2_core.build import PRESETS, load_model, parse_input_size
 from panosam2_core.config import PROMPT_VIEWS, VIEWS, TrackerConfig
 from panosam2_core.data.clips import DataError
@@ -123,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--checkpoint", type=Path, help="weights; nano has its own")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--precision", default="auto", help="auto, float32 or bfloat16")
+    add_yaw_true(parser)
     add("--tracker", choices=TRACKERS, default=TRACKERS[0], help="ours, or a peer")
     parts = f"switch off parts of ours: {', '.join(PARTS)}"
     add("--without", nargs="+", choices=PARTS, default=[], metavar="PART", help=parts)
@@ -153,6 +155,8 @@ def _predictor(args: argparse.Namespace) -> tuple[Predictor, dict[str, Any]]:
     theirs = args.tracker.startswith("sam2")
     if theirs and args.without:
         raise ConfigError("--without is for our own tracker, which has the parts")
+    if theirs and args.yaw_true is not None:
+        raise ConfigError("--yaw-true is for our own tracker; sam2's knows the yaw")
     make, size = _peer(args) if theirs else _ours(args)
     if args.tracker.endswith("_bfov"):
         predictor: Predictor = SearchRegionPredictor(make)
@@ -166,6 +170,7 @@ def _predictor(args: argparse.Namespace) -> tuple[Predictor, dict[str, Any]]:
         "model": args.model,
         "view": args.view,
         "precision": args.precision,
+        "yaw_true": args.yaw_true,
         "prompt": args.prompt,
         "input_size": list(size),
     }
@@ -177,6 +182,7 @@ def _ours(args: argparse.Namespace) -> tuple[Callable[[], Predictor], tuple[int,
         checkpoint=args.checkpoint,
         device=args.device,
         precision=args.precision,
+        yaw_true=args.yaw_true,
         input_size=args.input_size,
     )
     region = args.tracker == "panosam2_bfov"

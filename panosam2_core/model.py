@@ -24,6 +24,7 @@ from sam2.modeling.sam2_utils import MLP
 from torch import Tensor, nn
 
 from panosam2_core.config import ModelConfig, check_input_size
+from panosam2_core.errors import ConfigError
 from panosam2_core.geometry.erp import resize_wrap, wrap_pad
 from panosam2_core.nn.decoder import PanoMaskDecoder
 from panosam2_core.nn.derived import Derived
@@ -202,9 +203,16 @@ class PanoSAM2(SAM2Base):  # type: ignore[misc]
             size_hw: (height, width), multiples of 32.
 
         Raises:
-            ConfigError: when a side is not a multiple of 32.
+            ConfigError: when a side is not a multiple of 32, or the width of a yaw-true network
+                none of ``config.yaw_step``.
         """
         check_input_size(size_hw)
+        step = self.config.yaw_step
+        if self.config.yaw_true and size_hw[1] % step:
+            raise ConfigError(
+                f"a yaw-true {self.config.variant} needs a width that is a multiple of {step}, "
+                f"got {size_hw[1]}; nearest is {max(1, round(size_hw[1] / step)) * step}"
+            )
         self.input_size = size_hw
         self.grid_hw = grid = (size_hw[0] // STRIDE, size_hw[1] // STRIDE)
         encoder = self.sam_prompt_encoder
@@ -261,7 +269,9 @@ class PanoSAM2(SAM2Base):  # type: ignore[misc]
             Features at strides 16, 8 and 4.
         """
         trunk, neck = self.image_encoder.trunk, self.image_encoder.neck
-        levels = trunk(images, wrap=pano) if self.config.variant == "nano" else trunk(images)
+        # SAM2's own trunk has learned its zeros at the edge; ours has none.
+        wrap = pano and (self.config.variant == "nano" or self.config.yaw_true)
+        levels = trunk(images, wrap=wrap)
         decoder = self.sam_mask_decoder
         s0 = self._skips[0](levels[0], neck.convs[-1].conv, decoder.conv_s0)
         s1 = self._skips[1](levels[1], neck.convs[-2].conv, decoder.conv_s1)

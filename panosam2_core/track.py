@@ -39,7 +39,7 @@ from rich.progress import (
 from rich.text import Text
 
 from panosam2_core.allocator import keep_freed_memory
-from panosam2_core.arguments import numbers
+from panosam2_core.arguments import add_yaw_true, numbers
 from panosam2_core.build import PRESETS, load_model
 from panosam2_core.config import PROMPT_VIEWS, VIEWS, TrackerConfig
 from panosam2_core.errors import PanoSAM2Error, PromptError
@@ -126,6 +126,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     network.add_argument("--input-size", metavar="HxW", help=f"or {', '.join(PRESETS)}")
     network.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     network.add_argument("--precision", default="auto", help="auto, float32 or bfloat16")
+    add_yaw_true(network)
     network.add_argument("--long-frames", type=int, default=2, help="N_l of LSMM; 0: off")
     network.add_argument(
         "--view",
@@ -168,6 +169,7 @@ def _run(args: argparse.Namespace, console: Console, signals: list[int]) -> None
         device=args.device,
         input_size=args.input_size,
         precision=args.precision,
+        yaw_true=args.yaw_true,
     )
     tracker = PanoTracker(model, config)
     frames = checked(source, tracker, prompts)
@@ -229,6 +231,7 @@ def _settings(args: argparse.Namespace, prompts: list[Prompt]) -> dict[str, Any]
         "pano": not args.flat,
         "hfov_deg": args.hfov,
         "precision": args.precision,
+        "yaw_true": args.yaw_true,
         "variant": args.variant,
         "input_size": args.input_size,
         "checkpoint": str(args.checkpoint.resolve()) if args.checkpoint else None,

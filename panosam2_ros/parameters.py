@@ -67,6 +67,12 @@ SETTINGS = (
         None,
         ("auto", "float32", "bfloat16"),
     ),
+    Setting(
+        "model.yaw_true",
+        False,
+        "Run a network that does not know the absolute yaw, for closed panoramas. false: as its "
+        "weight file says; nano is one.",
+    ),
     Setting("device", "auto", "auto, cpu, cuda or cuda:N."),
     Setting("warmup_frames", 2, "Frames to run before the node is ready.", (0, 50)),
     Setting("max_objects", 8, "Most objects at a time.", (1, 64)),

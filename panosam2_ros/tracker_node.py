@@ -203,6 +203,7 @@ class TrackerNode(LifecycleNode):
             device=device,
             input_size=values["model.input_size"] or None,
             precision=values["model.precision"],
+            yaw_true=values["model.yaw_true"] or None,
         )
         loaded = time.monotonic()
         self.get_logger().info(f"model {variant} loaded in {loaded - begin:.1f} s; warming up")

@@ -1,15 +1,23 @@
-"""SAM2's image trunk with attention that profits from half precision on a CPU."""
+"""SAM2's image trunk: attention that profits from half precision on a CPU, and no seam.
+
+Yaw-true means: rolling a closed panorama rolls every output, as exactly as sums in another order
+allow. Its attention windows restrict this to steps of ``ModelConfig.yaw_step`` pixels.
+"""
 
 from __future__ import annotations
 
 import math
 
 import torch
+import torch.nn.functional as F
 from sam2.modeling.backbones.hieradet import Hiera, MultiScaleAttention, do_pool
 from torch import Tensor
 
 from panosam2_core.nn.attention import attend
 from panosam2_core.nn.derived import Derived, arithmetic_type
+from panosam2_core.nn.wrap import wrapped
+
+PATCH_STRIDE = 4  # pixels per token of the first stage; its 7x7 kernel sees three more each side
 
 
 class TrunkAttention(MultiScaleAttention):  # type: ignore[misc]
@@ -44,23 +52,62 @@ class TrunkAttention(MultiScaleAttention):  # type: ignore[misc]
 
 
 class SteadyHiera(Hiera):  # type: ignore[misc]
-    """SAM2's trunk, its position code enlarged once per size instead of once per frame."""
+    """SAM2's trunk, its position code enlarged once per size instead of once per frame.
 
+    Attributes:
+        yaw_true: the background position code is its mean over the columns. Paper silent; chosen
+            because that is the nearest code to Meta's which does not know the yaw, and unlike one
+            that repeats with the windows it has no jumps. The window code repeats as it is.
+    """
+
+    yaw_true: bool
     _code: Derived[Tensor]
 
+    def forward(self, images: Tensor, *, wrap: bool = False) -> list[Tensor]:
+        """Encode.
+
+        Args:
+            images: (B, 3, H, W).
+            wrap: circular columns of the patches; off, zeros.
+
+        Returns:
+            (B, C_i, H / s, W / s) for s = 4, 8, 16, 32.
+        """
+        patch = self.patch_embed.proj
+        cells = wrapped(patch, images, PATCH_STRIDE, PATCH_STRIDE) if wrap else patch(images)
+        height, width = cells.shape[2:]
+        x = cells.permute(0, 2, 3, 1) + self._get_pos_embed((height, width))
+        levels = []
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index in self.stage_ends:
+                levels.append(x.permute(0, 3, 1, 2))
+        return levels
+
     def _get_pos_embed(self, hw: tuple[int, int]) -> Tensor:
-        make = super()._get_pos_embed
+        make = self._level_pos_embed if self.yaw_true else super()._get_pos_embed
         sources = [self.pos_embed, self.pos_embed_window]
         return self._code(sources, lambda: make(hw).contiguous(), tuple(hw))
 
+    def _level_pos_embed(self, hw: tuple[int, int]) -> Tensor:
+        height, width = hw
+        rows = self.pos_embed.mean(dim=-1, keepdim=True)
+        rows = F.interpolate(rows, (height, 1), mode="bicubic")
+        side = self.pos_embed_window.shape[-1]
+        window = self.pos_embed_window.tile(1, 1, height // side, width // side)
+        code: Tensor = (rows + window).permute(0, 2, 3, 1)
+        return code
 
-def make_faster(trunk: Hiera) -> None:
+
+def make_faster(trunk: Hiera, *, yaw_true: bool) -> None:
     """Give a trunk of SAM2 the forms of this module; names and weights stay.
 
     Args:
         trunk: changed in place.
+        yaw_true: see :class:`SteadyHiera`.
     """
     trunk.__class__ = SteadyHiera
+    trunk.yaw_true = yaw_true
     trunk._code = Derived()
     for module in trunk.modules():
         if type(module) is MultiScaleAttention:

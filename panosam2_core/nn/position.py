@@ -17,15 +17,19 @@ from panosam2_core.nn.derived import Derived
 
 
 class LatitudeSine(nn.Module):
-    """SAM2's sine code with its column half set to zero: it knows the latitude, not the yaw.
+    """SAM2's sine code with a constant column half: it knows the latitude, not the yaw.
 
     Args:
         num_pos_feats: channels of the code.
+        mean: the column half is its own mean over the columns, the constant that is nearest to
+            the code that SAM2's weights were trained with (half of its cosines are near 1
+            everywhere). Off: zero. Paper silent.
     """
 
-    def __init__(self, num_pos_feats: int) -> None:
+    def __init__(self, num_pos_feats: int, *, mean: bool = False) -> None:
         super().__init__()
         self.sine = PositionEmbeddingSine(num_pos_feats, warmup_cache=False)
+        self.mean = mean
 
     def forward(self, x: Tensor) -> Tensor:
         """Code for the grid of ``x``.
@@ -37,7 +41,8 @@ class LatitudeSine(nn.Module):
             (B, num_pos_feats, h, w), equal in all columns.
         """
         code: Tensor = self.sine(x).clone()
-        code[:, code.shape[1] // 2 :] = 0
+        columns = code[:, code.shape[1] // 2 :]
+        columns[:] = columns.mean(dim=-1, keepdim=True) if self.mean else 0
         return code
 
 

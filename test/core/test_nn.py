@@ -138,10 +138,15 @@ def test_rope_table_turns_whole_circles_per_panorama_when_harmonic() -> None:
     torch.testing.assert_close(step**8, torch.ones(4, dtype=torch.complex64), atol=1e-5, rtol=0)
 
 
-def test_latitude_sine_is_the_same_in_all_columns_and_differs_between_rows() -> None:
-    code = LatitudeSine(16)(torch.zeros(1, 16, 4, 8))
+@pytest.mark.parametrize("mean", [False, True])
+def test_latitude_sine_is_the_same_in_all_columns_and_differs_between_rows(mean: bool) -> None:
+    made = LatitudeSine(16, mean=mean)
+    grid = torch.zeros(1, 16, 4, 8)
+    code, sams = made(grid), made.sine(grid)
     assert torch.equal(code, code[..., :1].expand_as(code))
     assert (code[..., 0, 0] - code[..., 1, 0]).abs().max() > 0.1
+    assert torch.equal(code[:, :8], sams[:, :8])
+    torch.testing.assert_close(code[:, 8:].mean(-1), sams[:, 8:].mean(-1) * mean)
 
 
 def test_untrained_lsmm_is_the_attention_mean_of_the_short_maps() -> None:

@@ -323,6 +323,19 @@ def test_what_cannot_be_read_is_named(
     assert len(labels_in(out)) == len(frames_in(out / "overlay.mp4")) == 2
 
 
+def test_a_network_that_knows_the_yaw_is_another_one(
+    track: Track, whole: Path, clip: Path, tmp_path: Path
+) -> None:
+    settings = {}
+    for option in ("--yaw-true", "--no-yaw-true"):
+        out = tmp_path / option
+        assert track(clip, out, *POINT, option) == 0
+        settings[option] = json.loads((out / "run.json").read_text())["yaw_true"]
+    assert settings == {"--yaw-true": True, "--no-yaw-true": False}
+    assert scores_in(tmp_path / "--yaw-true") == scores_in(whole), "nano's weights say so anyway"
+    assert scores_in(tmp_path / "--no-yaw-true") != scores_in(whole)
+
+
 def test_a_box_across_the_seam_does_what_it_does_in_the_middle(
     track: Track, clip: Path, tmp_path: Path
 ) -> None:
