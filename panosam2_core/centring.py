@@ -11,10 +11,38 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
+from panosam2_core.geometry.region import circular_interval
+from panosam2_core.prompts import Prompt, box_span
+
 Span = tuple[int, int]  # first column in [0, width), number of columns
 
 NEAR = 1 / 16  # of the width: nearer to an edge than this, an object is too near
 LEAST_STEP = 32  # pixels of the network's input: networks of this stride see no difference
+
+
+def columns_of(prompt: Prompt, width: int) -> list[Span]:
+    """Tell which columns of a closed panorama a prompt is about.
+
+    Args:
+        prompt: that fits the frame.
+        width: of the frame in pixels.
+
+    Returns:
+        (first column in [0, width), number of columns) of its mask or its box, and of each click
+        on the object.
+    """
+    if prompt.mask is not None:
+        return [circular_interval((np.asarray(prompt.mask) != 0).any(axis=0), pano=True)]
+    labels = list(prompt.labels) or [1] * len(prompt.points)
+    spans = [
+        (int(u), 1) for (u, _), label in zip(prompt.points, labels, strict=True) if label == 1
+    ]
+    if prompt.box is not None:
+        left, right = box_span(prompt.box, width)
+        spans.append((int(left), math.ceil(right) - int(left)))
+    return spans
 
 
 def free_edge(spans: Sequence[Span], width: int) -> tuple[int, int]:

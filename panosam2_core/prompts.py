@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from panosam2_core.errors import PromptError
-from panosam2_core.geometry.region import circular_interval
 
 MAX_OBJECT_ID = 65535  # fits the uint16 of the ROS messages and of 16-bit label images
 
@@ -46,29 +45,6 @@ class Prompt:
     label: str = ""
     refine: bool = False
     replace: bool = False
-
-
-def columns_of(prompt: Prompt, width: int) -> list[tuple[int, int]]:
-    """Tell which columns of a closed panorama a prompt is about.
-
-    Args:
-        prompt: that fits the frame.
-        width: of the frame in pixels.
-
-    Returns:
-        (first column in [0, width), number of columns) of its mask or its box, and of each click
-        on the object.
-    """
-    if prompt.mask is not None:
-        return [circular_interval((np.asarray(prompt.mask) != 0).any(axis=0), pano=True)]
-    labels = list(prompt.labels) or [1] * len(prompt.points)
-    spans = [
-        (int(u), 1) for (u, _), label in zip(prompt.points, labels, strict=True) if label == 1
-    ]
-    if prompt.box is not None:
-        left, right = box_span(prompt.box, width)
-        spans.append((int(left), math.ceil(right) - int(left)))
-    return spans
 
 
 def check_prompt(prompt: Prompt, size_hw: tuple[int, int], *, pano: bool) -> None:

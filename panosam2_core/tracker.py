@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from panosam2_core.centring import free_edge, least_step, move
+from panosam2_core.centring import columns_of, free_edge, least_step, move
 from panosam2_core.charts import Chart, LocalView
 from panosam2_core.config import TrackerConfig
 from panosam2_core.errors import FrameError, PromptError, SnapshotError, UnknownObjectError
@@ -23,7 +23,7 @@ from panosam2_core.geometry.region import RegionMeasure, measure
 from panosam2_core.ignored import IgnoredRegion
 from panosam2_core.memory.bank import FrameMemory, LongTermEntry, ObjectMemory
 from panosam2_core.model import MASK_STRIDE, PanoSAM2
-from panosam2_core.prompts import Prompt, check_prompt, columns_of
+from panosam2_core.prompts import Prompt, check_prompt
 from panosam2_core.pursuit import Pursuit
 from panosam2_core.results import FrameResult, ObjectResult, ObjectState, View
 from panosam2_core.tracks import Close, Outlook, Picture, Prediction, Track
