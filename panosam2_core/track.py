@@ -132,7 +132,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         "--view",
         choices=VIEWS,
         default=TrackerConfig.view,
-        help="sphere: always the whole panorama; local: small objects in crops that follow them; "
+        help="sphere: always the whole panorama; centred: likewise, turned to keep "
+        "the objects off its edges; local: likewise, and small objects in crops that follow them; "
         "auto: likewise, and lost ones are searched for everywhere (default: %(default)s)",
     )
     network.add_argument(
