@@ -132,9 +132,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         "--view",
         choices=VIEWS,
         default=TrackerConfig.view,
-        help="sphere: always the whole panorama; centred: likewise, turned to keep "
-        "the objects off its edges; local: likewise, and small objects in crops that follow them; "
-        "auto: likewise, and lost ones are searched for everywhere (default: %(default)s)",
+        help="sphere: the whole panorama; centred: turned to keep objects off its edges; local: and "
+        "small ones in crops; auto: and lost ones searched for everywhere (default: %(default)s)",
     )
     network.add_argument(
         "--prompt-view",
