@@ -52,6 +52,11 @@ from panosam2_core.prompts import Prompt
 from panosam2_core.tracker import PanoTracker
 
 EXIT_OK, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
+_VIEWS_SAY = (
+    "sphere: always the whole panorama; centred: likewise, turned so that the objects are away "
+    "from its edges; local: likewise, and small objects in crops that follow them; auto: likewise, and "
+    "lost ones are searched for everywhere"
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -132,8 +137,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         "--view",
         choices=VIEWS,
         default=TrackerConfig.view,
-        help="sphere: the whole panorama; centred: turned to keep objects off its edges; local: and "
-        "small ones in crops; auto: and lost ones searched for everywhere (default: %(default)s)",
+        help=f"{_VIEWS_SAY} (default: %(default)s)",
     )
     network.add_argument(
         "--prompt-view",
