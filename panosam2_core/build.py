@@ -103,7 +103,8 @@ def load_model(
             key of :data:`PRESETS`; ``None``: the variant's, or the largest of a 2:1 panorama with
             no more pixels where a yaw-true network cannot have that.
         precision: of the arithmetic; weights stay in float32. ``float32``, ``bfloat16``, or
-            ``auto``: bfloat16 where the device has it, see :func:`resolve_precision`.
+            ``auto``: bfloat16 where the device multiplies matrices in it, see
+            :func:`resolve_precision`.
         yaw_true: build the network with or without knowledge of the absolute yaw, see
             :class:`ModelConfig`; ``None``: as the file says. The weights stay, and were trained
             the other way if the file says otherwise.

@@ -52,11 +52,6 @@ from panosam2_core.prompts import Prompt
 from panosam2_core.tracker import PanoTracker
 
 EXIT_OK, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
-_VIEWS_SAY = (
-    "sphere: always the whole panorama; centred: likewise, turned so that the objects are away "
-    "from its edges; local: likewise, and small objects in crops that follow them; auto: likewise, and "
-    "lost ones are searched for everywhere"
-)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -137,7 +132,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         "--view",
         choices=VIEWS,
         default=TrackerConfig.view,
-        help=f"{_VIEWS_SAY} (default: %(default)s)",
+        help="sphere: always the whole panorama; local: small objects in crops that follow them; "
+        "auto: likewise, and lost ones are searched for everywhere (default: %(default)s)",
     )
     network.add_argument(
         "--prompt-view",
