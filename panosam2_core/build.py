@@ -124,11 +124,7 @@ def load_model(
     path = Path(checkpoint) if checkpoint else shipped_weights(variant)
     state, metadata = read_weights(path)
     config = stored_config(state, metadata, source=str(path))
-    if config.variant != variant:
-        raise CheckpointError(
-            f"{path} holds {config.variant!r}, expected {variant!r}; choose the variant "
-            f"{config.variant!r}, or another file ({HELP})"
-        )
+    _check_variant(config, variant, path)
     config = change(config) if change else config
     if yaw_true is not None:
         config = dataclasses.replace(config, yaw_true=yaw_true)
@@ -143,6 +139,14 @@ def load_model(
     model.eval().requires_grad_(False).to(chosen)
     model.precision = resolve_precision(precision, chosen)
     return model
+
+
+def _check_variant(config: ModelConfig, wanted: str, path: Path) -> None:
+    if config.variant != wanted:
+        raise CheckpointError(
+            f"{path} holds {config.variant!r}, expected {wanted!r}; choose the variant "
+            f"{config.variant!r}, or another file ({HELP})"
+        )
 
 
 def parse_input_size(wanted: str) -> tuple[int, int]:

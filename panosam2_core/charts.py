@@ -22,6 +22,7 @@ from panosam2_core.motion import OUTSIDE, WHOLE_SPHERE
 from panosam2_core.prompt_view import into_view
 
 BARELY = 1e-6  # of a column: what rounding leaves
+SURE = 0.625  # share of a decoded pixel that is still seen after it has been enlarged
 
 
 class Chart(Protocol):
@@ -266,6 +267,6 @@ def settle(share: Tensor, stride: int) -> Tensor:
         (1, 1, H, W) float. What is smaller than a decoded pixel takes the whole of it.
     """
     found = (share >= share.max().clamp(max=0.5)).float()
-    if F.avg_pool2d(found, stride).max() <= 0.5:
+    if F.avg_pool2d(found, stride).max() < SURE:
         found = F.interpolate(F.max_pool2d(found, stride), scale_factor=stride)
     return found

@@ -108,9 +108,10 @@ class TrackerConfig:
         half_maps: store memory maps in bfloat16, as SAM2 does; halves the state.
         view: what the network is shown of a closed panorama: ``sphere``, always the whole of it,
             as the camera gives it; ``centred``, the whole, turned so that the objects are away
-            from its edges (:mod:`panosam2_core.centring`); ``local``, likewise, and small objects
-            in a crop of their own that follows them; ``auto``, likewise, and what gets lost in
-            its crop is searched for everywhere (:mod:`panosam2_core.zoom`).
+            from its edges (:mod:`panosam2_core.centring`; an object's mask then hangs on the
+            company, which decides on the turn); ``local``, small objects in a crop of their own
+            that follows them; ``auto``, likewise, and what gets lost in its crop is searched for
+            everywhere (:mod:`panosam2_core.zoom`).
         max_local_views: objects that are followed in crops at a time; each costs an encoding per
             frame. Further ones are followed on the panorama.
         prompt_view: where clicks and boxes that say what an object is are resolved on closed
@@ -191,7 +192,7 @@ class TrackerConfig:
     @property
     def turns(self) -> bool:
         """Whether panoramas are turned."""
-        return self.wraps and self.view != "sphere"
+        return self.wraps and self.view == "centred"
 
     @property
     def zooms(self) -> bool:

@@ -105,6 +105,18 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--hfov", type=float, default=360.0, metavar="DEG", help="of a panorama that is not closed"
     )
+    _add_object(parser)
+    _add_network(parser)
+    args = parser.parse_args(argv)
+    marks = bool(args.point or args.not_points or args.box)
+    if sum((marks, bool(args.mask), bool(args.labels))) != 1:
+        parser.error("give one of: --point (with --not, --box), --box, --mask, --labels")
+    if args.frames < 0:
+        parser.error(f"--frames must not be negative, got {args.frames}")
+    return args
+
+
+def _add_object(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("the object on the first frame, in pixels")
     point: dict[str, Any] = {"type": numbers(2), "action": "append", "default": []}
     what.add_argument("--point", metavar="U,V", help="is on it; may be repeated", **point)
@@ -120,6 +132,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         help="several objects: an 8 or 16 bit image whose values are their ids, 0: background",
     )
     what.add_argument("--id", type=int, default=1, help="1 to 65535 (default: %(default)s)")
+
+
+def _add_network(parser: argparse.ArgumentParser) -> None:
     network = parser.add_argument_group("the network")
     network.add_argument("--variant", default="nano", help="default: %(default)s")
     network.add_argument("--checkpoint", type=Path, metavar="FILE", help="nano has its own")
@@ -132,8 +147,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         "--view",
         choices=VIEWS,
         default=TrackerConfig.view,
-        help="sphere: always the whole panorama; local: small objects in crops that follow them; "
-        "auto: likewise, and lost ones are searched for everywhere (default: %(default)s)",
+        help="sphere: always the whole panorama; centred: likewise, turned so that objects are "
+        "off its edges; local: small objects in crops that follow them; auto: likewise, and "
+        "lost ones are searched for everywhere (default: %(default)s)",
     )
     network.add_argument(
         "--prompt-view",
@@ -143,13 +159,6 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     gate, text = TrackerConfig.motion_gate_deg, "per frame; 0: off"
     network.add_argument("--motion-gate", type=float, default=gate, metavar="DEG", help=text)
-    args = parser.parse_args(argv)
-    marks = bool(args.point or args.not_points or args.box)
-    if sum((marks, bool(args.mask), bool(args.labels))) != 1:
-        parser.error("give one of: --point (with --not, --box), --box, --mask, --labels")
-    if args.frames < 0:
-        parser.error(f"--frames must not be negative, got {args.frames}")
-    return args
 
 
 def _run(args: argparse.Namespace, console: Console, signals: list[int]) -> None:

@@ -305,7 +305,10 @@ class PanoTracker:
             return edge if self.config.wraps else 0.0, self._tracks
         spans = [span for prompt in prompts for span in columns_of(prompt, width)]
         if self._edge is None:
-            return (free_edge(spans, width)[0] / width if spans else 0.0), self._tracks
+            # Half a cell on, so that what is as small as a cell of the masks lies in one of them.
+            half = width // (2 * self._grid[1])
+            chosen = free_edge(spans, width)[0] + half if spans else 0
+            return chosen % width / width, self._tracks
         spans += [
             (math.floor(first * width + 0.5) % width, max(1, math.floor(count * width + 0.5)))
             for first, count in (t.columns for t in self._tracks.values() if t.columns)

@@ -211,7 +211,7 @@ def test_an_object_that_comes_to_the_edge_turns_the_panorama_once(
     tracker.step(NOISE[0], [Prompt(1, mask=blob(100))])
     first = tracker._edge
     assert first is not None
-    assert round(first * WIDTH) == (100 + 12 + WIDTH // 2) % WIDTH
+    assert round(first * WIDTH) == (100 + 12 + 4 + WIDTH // 2) % WIDTH, "half a cell on"
     edges = []
     for t in range(1, 12):  # prompted on its way, so that it is where it is said to be
         mask = blob((100 + 14 * t) % WIDTH)
@@ -239,7 +239,7 @@ def test_the_last_object_takes_its_turn_with_it(small_nano: PanoSAM2, free: Trac
     tracker.remove(1)
     tracker.step(NOISE[1], [Prompt(2, mask=blob(10))])
     assert tracker._edge is not None
-    assert round(tracker._edge * WIDTH) == 10 + 12 + WIDTH // 2
+    assert round(tracker._edge * WIDTH) == 10 + 12 + 4 + WIDTH // 2
 
 
 def test_a_late_prompt_is_caught_up_with_under_the_same_turn(

@@ -136,7 +136,7 @@ def test_a_mask_prompt_is_never_empty(v: int, u: int, height: int, width: int) -
     found = settle(share, 4)
     assert found.any()
     assert set(np.unique(found)) <= {0.0, 1.0}
-    assert torch.nn.functional.avg_pool2d(found, 4).max() > 0.5
+    assert torch.nn.functional.avg_pool2d(found, 4).max() > 0.6
 
 
 def test_half_precision_around_it_leaves_geometry_alone() -> None:

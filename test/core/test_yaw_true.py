@@ -167,7 +167,8 @@ def law(
 ) -> tuple[float, float]:
     """Largest relative error of logits and least IoU of masks after rolling back.
 
-    The IoU is 0 where neither has a pixel: that would show nothing.
+    IoU at the threshold, and at the median logit: random weights see their objects nearly
+    everywhere. It is 0 where neither clip has a pixel, which would show nothing.
     """
     worst, least = 0.0, 1.0
     plain, rolled = (follow(model, shift, frames, config) for shift in (0, step))
@@ -175,9 +176,9 @@ def law(
         for name, found in before.items():
             got = np.roll(after[name].logits, -step // 4, axis=-1)
             worst = max(worst, float(np.abs(got - found.logits).max() / np.abs(got).max()))
-            back = np.roll(after[name].mask, -2 * step, axis=1)
-            either = (back | found.mask).sum()
-            least = min(least, float((back & found.mask).sum() / max(1, either)))
+            back, middle = np.roll(after[name].mask, -2 * step, axis=1), np.median(found.logits)
+            for one, other in ((found.mask, back), (found.logits > middle, got > middle)):
+                least = min(least, float((one & other).sum() / max(1, (one | other).sum())))
     return worst, least
 
 
@@ -198,7 +199,9 @@ def test_rolling_the_clip_rolls_hieras_masks_as_shipped(make: Callable[..., Pano
 
 def test_with_the_switch_off_masks_do_not_roll(make: Callable[..., PanoSAM2]) -> None:
     config = TrackerConfig(view="sphere", half_maps=False)
-    assert law(make(yaw_true=False), 3, config)[0] > 1e-2
+    worst, least = law(make(yaw_true=False), 3, config)
+    assert worst > 1e-2
+    assert least < 0.9
 
 
 @pytest.mark.parametrize(
@@ -218,7 +221,7 @@ def test_masks_roll_for_no_less(
     model = make(yaw_true=True)
     fault(model, monkeypatch)
     worst, _ = law(model, 3, TrackerConfig(view="sphere", half_maps=False))
-    assert worst > 1e-2
+    assert worst > 1e-3
 
 
 def test_off_is_the_default_of_metas_files_and_changes_no_part(
