@@ -101,7 +101,7 @@ SETTINGS = (
         "view",
         _TRACKER.view,
         "What the network is shown. sphere: always the whole panorama. centred: likewise, turned "
-        "so that the objects are away from its edges. local: likewise, and small objects in a "
+        "so that the objects are away from its edges. local: small objects in a "
         "crop that follows them. auto: likewise, and lost ones are searched for everywhere.",
         None,
         VIEWS,
