@@ -2,9 +2,9 @@
 
 Measures masks against the truth: of a tracker (--model), or written by another program
 (--predictions DIR with CLIP/FRAME.png). On the synthetic world, whose test split is fixed and
-needs no download, the target of each clip is prompted on its first frame. On recordings (--dataset
-with --data PATH) every object is, on the first frame on which it is labelled. --html makes a page
-with plots and the worst clips.
+needs no download, the target of each clip is prompted on its first frame. On recordings (--data
+PATH) every object is, on the first frame on which it is labelled. --html makes a page with plots
+and the worst clips.
 
 In the same harness: --tracker sam2 is SAM2's own video predictor, untouched (with Meta's weights);
 sam2_bfov is that in a search region about the object, panosam2_bfov our network in such a region.
@@ -75,6 +75,7 @@ def main(argv: list[str] | None = None) -> int:
         Exit code: 0 finished, 1 failed with a message or some clips could not be measured.
     """
     args = _parser().parse_args(argv)
+    args.dataset = args.dataset or ("auto" if args.data else "synthetic")
     keep_freed_memory()
     console = Console(stderr=True)
     logging.basicConfig(level="WARNING", handlers=[RichHandler(console=console)])
@@ -113,7 +114,8 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="panosam2_core.evaluate", description=__doc__)
     add = parser.add_argument
-    add("--dataset", choices=["synthetic", "auto", *KINDS], default="synthetic", help="kind")
+    kinds, text = ["synthetic", "auto", *KINDS], "default: auto with --data, else synthetic"
+    add("--dataset", choices=kinds, help=text)
     add("--data", type=Path, help="recording or folder of the dataset")
     add("--split", help="synthetic: val, test (default) or demo; of recordings: as they have it")
     add("--image-topic", help="of recordings; the only one")
@@ -218,6 +220,8 @@ def _peer(args: argparse.Namespace) -> tuple[Callable[[], Predictor], tuple[int,
 
 def _episodes(args: argparse.Namespace) -> tuple[Iterator[Episode], int]:
     if args.dataset == "synthetic":
+        if args.data is not None:
+            raise ConfigError("the synthetic world takes no --data; --dataset auto reads it")
         split = args.split or "test"
         if split not in ("val", "test", "demo"):
             raise ConfigError(f"the synthetic world has val, test and demo, not {split!r}")

@@ -30,6 +30,8 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         CheckpointError: saying what the file is when it is not weights.
     """
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; name the weight file in it")
     if not path.is_file():
         raise CheckpointError(f"no weight file at {path}")
     try:

@@ -24,7 +24,7 @@ from std_srvs.srv import SetBool
 
 from panosam2_ros.images import to_image
 from panosam2_ros.msg import FrameStats
-from panosam2_ros.process import running, until_shutdown
+from panosam2_ros.process import refuse_other_arguments, running, until_shutdown
 from panosam2_ros.qos import profile
 from panosam2_ros.sources import Prefetch, SourceError, SourceFrame, open_source
 from panosam2_ros.stamps import stamp_ns
@@ -195,6 +195,10 @@ def main(args: list[str] | None = None) -> int:
     Returns:
         0, or 1 if the source could not be read.
     """
+    listed = "\n".join(
+        f"  {name} (default {value!r}): {text}" for name, value, text in _PARAMETERS
+    )
+    refuse_other_arguments("camera_360", f"{__doc__}\nParameters:\n{listed}", args)
     with running(Camera360, args) as node:
         try:
             node.start()

@@ -100,7 +100,8 @@ SETTINGS = (
     Setting(
         "view",
         _TRACKER.view,
-        "What the network is shown. sphere: always the whole panorama. local: small objects in a "
+        "What the network is shown. sphere: always the whole panorama. centred: likewise, turned "
+        "so that the objects are away from its edges. local: small objects in a "
         "crop that follows them. auto: likewise, and lost ones are searched for everywhere.",
         None,
         VIEWS,

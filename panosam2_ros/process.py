@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import sys
@@ -10,12 +11,37 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import rclpy
+import rclpy.utilities
 from rclpy._rclpy_pybind11 import RCLError
 from rclpy.executors import ExternalShutdownException
 from rclpy.logging import get_logging_directory
 from rclpy.node import Node
 
 AnyNode = TypeVar("AnyNode", bound=Node)
+
+
+def refuse_other_arguments(name: str, about: str, args: list[str] | None) -> None:
+    """Ends the process on ``--help``, with usage, and on what is no ROS argument, with an error.
+
+    Without this rcl ignores both, and a node starts that nobody asked for.
+
+    Args:
+        name: Module of the node in this package.
+        about: What the node is and where its parameters are.
+        args: Command line with the program's name; None takes the process's own.
+
+    Raises:
+        SystemExit: 0 after the usage, 2 after the error.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m panosam2_ros.{name}",
+        usage="%(prog)s [--help] [--ros-args -r FROM:=TO -p NAME:=VALUE ...]",
+        description=about,
+        epilog="It runs until Ctrl-C. -r renames a topic, -p sets a parameter, --params-file FILE "
+        "takes parameters from a file; all of them come after --ros-args.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.parse_args(rclpy.utilities.remove_ros_args(sys.argv if args is None else args)[1:])
 
 
 @contextmanager

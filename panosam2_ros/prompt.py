@@ -80,7 +80,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "action": "append",
         "default": [],
         "metavar": "AZ,EL",
-        "help": "a direction in degrees: azimuth (left positive), elevation",
+        "help": "a direction in degrees: azimuth (left positive), elevation (-90 to 90)",
     },
     "mask": {"metavar": "FILE", "help": "a grey image, non-zero is the object"},
     "remove": {"action": "store_true", "help": "stop tracking the object --id"},
@@ -147,6 +147,8 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         )
     if not 0 <= options.id <= 65535:
         parser.error(f"--id must be 0 to 65535, got {options.id}")
+    if not all(abs(elevation) <= 90 for _, elevation in options.bearing):
+        parser.error("--bearing AZ,EL: the elevation must be -90 to 90 degrees")
     if options.remove and not options.id:
         parser.error("--remove needs --id")
     if options.refine and (not options.id or options.mask or options.replace):

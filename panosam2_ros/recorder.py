@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Listens to a camera and a tracker until the camera's stream ends, then writes a report.
 
-Leaves overlay.mp4, sheet.png and summary.json in the folder of the parameter `out`.
+Leaves overlay.mp4, sheet.png and summary.json in the folder of the parameter `out`. Further
+parameters: object_id (of the tracker), truth_id (the same object in the true label images), mark
+(pixel of the click) and source (what was played).
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from std_srvs.srv import Trigger
 
 from panosam2_ros.images import to_labels, to_rgb
 from panosam2_ros.msg import FrameStats, TrackedObjectArray
-from panosam2_ros.process import running
+from panosam2_ros.process import refuse_other_arguments, running
 from panosam2_ros.qos import profile
 from panosam2_ros.report import (
     Recorded,
@@ -219,6 +221,7 @@ def main(args: list[str] | None = None) -> int:
     Returns:
         0 if the report was written, 1 if there was nothing to report.
     """
+    refuse_other_arguments("recorder", str(__doc__), args)
     written = False
     with running(Recorder, args) as node:
         while not node.done:

@@ -44,7 +44,7 @@ from panosam2_ros.logs import NodeLogHandler
 from panosam2_ros.msg import FrameStats, PromptResult
 from panosam2_ros.msg import Prompt as PromptMsg
 from panosam2_ros.outputs import Outputs
-from panosam2_ros.process import running, until_shutdown
+from panosam2_ros.process import refuse_other_arguments, running, until_shutdown
 from panosam2_ros.qos import profile
 from panosam2_ros.ring import AnyImage, FrameRing
 from panosam2_ros.stamps import stamp_ns, to_stamp
@@ -56,6 +56,13 @@ _COMPLAIN_EVERY_S = 5.0
 _GIVE_UP_EVERY_S = 0.25
 _PROMPT_DEPTH = 100
 _WARMUP_SIZE_HW = (256, 512)
+_ABOUT = """Tracks prompted objects through a camera's images.
+
+  python -m panosam2_ros.tracker_node --ros-args -r image:=/image_raw
+  python -m panosam2_ros.tracker_node --ros-args --params-file config/tracker.yaml
+
+config/tracker.yaml lists every parameter with its default and unit. Where there is a `ros2`
+command: ros2 launch panosam2_ros tracker.launch.py"""
 
 
 class TrackerNode(LifecycleNode):
@@ -524,6 +531,7 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: Command line; None takes the process's own.
     """
+    refuse_other_arguments("tracker_node", _ABOUT, args)
     # Also lest the size of the process swings by a quarter without anything growing.
     keep_freed_memory()
     with running(TrackerNode, args) as node:

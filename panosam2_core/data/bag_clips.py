@@ -122,6 +122,8 @@ def open_bag_clip(
     try:
         with Reader(path) as bag:
             topics = sorted({c.topic for c in bag.connections if c.msgtype in IMAGE_TYPES})
+            if label_topic is None and len(topics) < 2:
+                raise DataError(f"{path} {_unlabelled(topics)}")
             labels = _pick(
                 path, topics, label_topic, "label images", lambda t: t.endswith(LABELS_SUFFIX)
             )
@@ -161,6 +163,14 @@ def _pick(path: Path, topics: Sequence[str], wanted: str | None, what: str, fits
             "name the topics"
         )
     return found[0]
+
+
+def _unlabelled(topics: Sequence[str]) -> str:
+    return (
+        f"holds no label images (its image topics: {_list(topics)}). Record ~/label_image of the "
+        "tracker with the camera, or make them: python -m panosam2_core.track writes labels/*.png,"
+        " python -m panosam2_core.data label puts these and the recording into a new one"
+    )
 
 
 def _list(topics: Sequence[str]) -> str:

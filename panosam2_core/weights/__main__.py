@@ -115,6 +115,8 @@ def _verify(path: Path) -> int:
 def _convert(path: Path, out: Path) -> int:
     if out.suffix != ".safetensors":
         raise CheckpointError(f"the name of the new file must end in .safetensors, got {out}")
+    if not out.parent.is_dir():
+        raise CheckpointError(f"folder {out.parent} does not exist")
     state, config = _read(path)
     load_state(build_model(config), state, source=str(path))
     notes = {"converted_from": path.name, "converted_from_sha256": _sha256(path)}

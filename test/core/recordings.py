@@ -46,15 +46,19 @@ def write_bag(
     shift_ns: int = 0,
     label_topic: str = LABELS,
 ) -> None:
-    """A recording as the node leaves it: labels a moment after their image, same stamp."""
+    """A recording as the node leaves it: labels a moment after their image, same stamp.
+
+    ``labelled``: which frames have labels; ``None``: there is no topic of labels.
+    """
     with Writer(path, version=9, storage_plugin=plugin) as bag:
         kind = "CompressedImage" if compressed else "Image"
         camera = bag.add_connection(CAMERA, f"sensor_msgs/msg/{kind}", typestore=STORES)
-        labels = bag.add_connection(label_topic, "sensor_msgs/msg/Image", typestore=STORES)
+        if labelled:
+            labels = bag.add_connection(label_topic, "sensor_msgs/msg/Image", typestore=STORES)
         for t, (rgb, ids) in enumerate(frames):
             image = _compressed(rgb, t) if compressed else _raw(rgb, "rgb8", stamp_ns(t))
             bag.write(camera, 10**9 + t * 10**8, _cdr(image))
-            if labelled(t):
+            if labelled and labelled(t):
                 mask = _raw(ids.astype(np.uint8), "mono8", stamp_ns(t) + shift_ns)
                 bag.write(labels, 10**9 + t * 10**8 + 3 * 10**7, _cdr(mask))
 

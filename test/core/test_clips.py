@@ -77,6 +77,12 @@ def test_missing_topics_are_named(frames: Frames, tmp_path: Path) -> None:
     assert_same(clip, frames)
 
 
+def test_a_recording_of_the_camera_alone_says_what_to_do(frames: Frames, tmp_path: Path) -> None:
+    write_bag(tmp_path / "bag", frames, labelled=None)
+    with pytest.raises(DataError, match=r"bag holds no label images.*/image_raw.*data label"):
+        open_clips(tmp_path / "bag")
+
+
 def test_a_label_image_of_another_size_is_named(frames: Frames, tmp_path: Path) -> None:
     broken = [(rgb, ids[::2, ::2] if t == 3 else ids) for t, (rgb, ids) in enumerate(frames)]
     write_bag(tmp_path / "bag", broken)

@@ -124,6 +124,16 @@ def test_a_missing_or_misfit_prediction_is_named(
     assert "needs --data" in capsys.readouterr().err
 
 
+def test_data_is_never_passed_over(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    masks, file = dataset / "Annotations", dataset.parent / "scores.json"
+    command = ["--data", str(dataset), "--predictions", str(masks), "--json", str(file)]
+    assert main(command) == 0
+    result = json.loads(file.read_text())
+    assert (result["dataset"], result["clips"]) == ("auto", 2)
+    assert main([*command, "--dataset", "synthetic"]) == 1
+    assert "takes no --data" in capsys.readouterr().err
+
+
 def test_a_tracker_on_a_bag_writes_results_that_score_the_same(
     frames: Frames, tmp_path: Path
 ) -> None:

@@ -205,3 +205,12 @@ def test_a_config_of_an_unknown_variant_is_refused() -> None:
     metadata = config_to_metadata(dataclasses.replace(VARIANTS["nano"], variant="pico"))
     with pytest.raises(CheckpointError, match="unknown variant 'pico'"):
         stored_config({}, metadata, source="a file")
+
+
+def test_folders_are_named_for_what_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(["convert", str(NANO), str(tmp_path / "no/nano.safetensors")]) == 1
+    assert f"folder {tmp_path / 'no'} does not exist" in capsys.readouterr().err
+    assert command.main(["verify", str(tmp_path)]) == 1
+    assert f"{tmp_path} is a folder" in capsys.readouterr().err

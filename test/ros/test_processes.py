@@ -89,6 +89,20 @@ def test_nobody_answers(env: dict[str, str]) -> None:
     assert "no answer from /nobody" in done.stdout
 
 
+@pytest.mark.parametrize("module", ["tracker_node", "camera_360", "recorder"])
+def test_a_node_tells_its_usage_and_starts_for_nothing_else(
+    module: str, env: dict[str, str]
+) -> None:
+    told = run(env, f"panosam2_ros.{module}", "--help")
+    assert told.returncode == 0
+    assert "--ros-args -r FROM:=TO -p NAME:=VALUE" in told.stdout
+    listed = {"tracker_node": "config/tracker.yaml", "camera_360": "loop (", "recorder": "`out`"}
+    assert listed[module] in told.stdout
+    wrong = run(env, f"panosam2_ros.{module}", "walk.mp4", "--ros-args", "-p", "rate:=1.0")
+    assert wrong.returncode == 2
+    assert "unrecognized arguments: walk.mp4" in wrong.stderr
+
+
 def test_prompts_from_the_command_line(tmp_path: Path) -> None:
     def message(*args: str) -> Prompt:
         return prompt_command.to_message(prompt_command.parse(list(args)))
@@ -118,7 +132,16 @@ def test_prompts_from_the_command_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "args", [[], ["--remove"], ["--point", "1"], ["--reset", "--point", "1,2"], ["--id", "-1"]]
+    "args",
+    [
+        [],
+        ["--remove"],
+        ["--point", "1"],
+        ["--reset", "--point", "1,2"],
+        ["--id", "-1"],
+        ["--bearing", "720,100"],
+        ["--bearing", "0,-90.5"],
+    ],
 )
 def test_command_lines_that_make_no_sense(args: list[str]) -> None:
     with pytest.raises(SystemExit):
