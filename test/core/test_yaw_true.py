@@ -292,7 +292,7 @@ def test_the_width_is_whole_windows(checkpoint: Path) -> None:
 def test_the_command_line_asks_for_it(
     checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    hiera_t = ["--model", "hiera_t", "--checkpoint", str(checkpoint), "--size", "256", "256"]
+    hiera_t = ["--model", "hiera_t", "--checkpoint", str(checkpoint), "--input-size", "256x256"]
     assert evaluate.main([*hiera_t, "--yaw-true"]) == 1
     assert "needs a width that is a multiple of 224" in capsys.readouterr().err
     assert evaluate.main([*hiera_t, "--yaw-true", "--tracker", "sam2"]) == 1
