@@ -104,11 +104,12 @@ def move(edge: int, spans: Sequence[Span], width: int, step: int) -> int:
     if not spans:
         return 0
     now = clearance(edge, spans, width)
-    best, room = free_edge(spans, width)
-    if now >= NEAR * width or room < max(2 * now, NEAR * width):
+    if now >= NEAR * width:
         return 0
-    steps = math.floor((best - edge) % width / step + 0.5)
-    return steps * step % width
+    best, _ = free_edge(spans, width)
+    moved = math.floor((best - edge) % width / step + 0.5) * step % width
+    room = clearance((edge + moved) % width, spans, width)
+    return moved if room >= max(2 * now, NEAR * width) else 0
 
 
 def least_step(width: int, input_width: int, tokens: int) -> int:

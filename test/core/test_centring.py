@@ -75,18 +75,19 @@ def test_a_turn_does_not_depend_on_where_the_columns_begin(
     assert not room or (there - here - roll) % width == 0
 
 
-@given(spans, st.integers(0, 89))
+@given(spans, st.integers(0, 89), st.sampled_from([1, 3, 10]))
 def test_it_turns_only_when_an_object_is_near_and_then_stays(
-    case: tuple[int, list[Span]], edge: int
+    case: tuple[int, list[Span]], edge: int, step: int
 ) -> None:
     width, taken = case
+    width *= step
     edge %= width
-    moved = move(edge, taken, width, 1)
+    moved = move(edge, taken, width, step)
     if distance(edge, taken, width) >= NEAR * width:
         assert moved == 0
     there = (edge + moved) % width
     assert distance(there, taken, width) >= distance(edge, taken, width)
-    assert move(there, taken, width, 1) == 0, "no second turn for the same objects"
+    assert move(there, taken, width, step) == 0, "no second turn for the same objects"
 
 
 @pytest.mark.parametrize("width", [512, 1000, 1001, 1280, 1920, 3840])
