@@ -54,6 +54,7 @@ class Row:
 
 ROWS = (
     Row("SAM2-nano", ()),
+    Row("SAM2-nano, seam open", ("pano=false",)),
     Row("+ PA decoder", (*PC, *MASK)),
     Row("+ LSMM", LSMM),
     Row("+ loss", LOSS),
@@ -131,6 +132,7 @@ def measure_row(
     config = TrackerConfig(
         pano=plan.pano,
         long_frames=plan.stages[-1].long_frames,
+        view="sphere",
         prompt_view="sphere",
         motion_gate_deg=0.0,
     )
@@ -196,7 +198,7 @@ def table(found: Found, plans: Mapping[str, TrainPlan], args: argparse.Namespace
         f"{stage.num_frames} frames, one clip per step) with the parts that it names. Measured on",
         f"{args.clips} clips of {EVAL_FRAMES} frames of the synthetic val split at "
         f"{EVAL_SIZE[0]}x{EVAL_SIZE[1]}, mask prompt,",
-        "without motion gate. J&F in points of 100; mean and standard deviation over the seeds,",
+        "whole panorama (`view: sphere`), without motion gate. J&F in points of 100; mean and standard deviation over the seeds,",
         "and the mean difference to the first row, seed by seed, with its standard error.",
         "",
         "| row | seeds | J&F | to SAM2-nano | "

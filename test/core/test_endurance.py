@@ -1,10 +1,15 @@
-"""A robot does not restart its tracker: ten thousand frames, with objects coming and going."""
+"""A robot does not restart its tracker: ten thousand frames, with objects coming and going.
+
+Those are for the continuous integration (``CI`` in the environment); the everyday run takes a
+quarter of them, which is still five times what the longest memory holds.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import dataclasses
 import gc
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +21,7 @@ import torch
 from panosam2_core import PanoTracker, Prompt, TrackerConfig
 from panosam2_core.build import VARIANTS, build_model
 
-FRAMES, WARM_UP = 10_000, 2_000
+FRAMES, WARM_UP = (10_000, 2_000) if os.environ.get("CI") else (2_500, 500)
 SIZE = (32, 96)
 MEGABYTE = 2**20
 
@@ -50,7 +55,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_ten_thousand_frames_leave_nothing_behind() -> None:
+def test_thousands_of_frames_leave_nothing_behind() -> None:
     torch.manual_seed(0)
     config = dataclasses.replace(
         VARIANTS["nano"], input_size=SIZE, width=64, memory_dim=32, attention_layers=1
@@ -74,7 +79,7 @@ def test_ten_thousand_frames_leave_nothing_behind() -> None:
             tracker.remove(int(generator.choice(known)))
         tracker.step(frames[t % len(frames)], prompts)
         assert tracker.state_bytes() <= len(tracker.object_ids) * full, t
-        if t >= WARM_UP and t % 1_000 == 0:
+        if t >= WARM_UP and t % 500 == 0:
             at_warm_up = at_warm_up or resident_bytes()
             most_resident = max(most_resident, resident_bytes())
     assert resident_bytes() - at_warm_up < MEGABYTE
