@@ -205,30 +205,30 @@ class LocalView:
         return recrop(grown, source, self.region, size, 0.0) > 0
 
 
-def search_views(start: BFoV, width: float) -> list[LocalView]:
-    """Local views that together cover the sphere, nearest first.
+def search_regions(start: BFoV, width: float) -> list[BFoV]:
+    """Regions of local views that together cover the sphere, nearest first.
 
     Args:
         start: about whose centre to begin.
         width: of each view in radians; they are half as high and overlap by a third.
 
     Returns:
-        The views.
+        The regions. What is near depends on where the panorama is cut no more than they do.
     """
     step = width / 2 * (2 / 3)
     rows = math.ceil(math.pi / step)
-    views = []
+    regions = []
     for row in range(rows):
         lat = -math.pi / 2 + (row + 0.5) * math.pi / rows
         # The row's widest circle is what its views must go round.
         nearest = max(0.0, abs(lat) - width / 4)
         columns = max(1, math.ceil(math.tau * math.cos(nearest) / (width * 2 / 3)))
         for column in range(columns):
-            lon = math.remainder((column + 0.5) * math.tau / columns, math.tau)
-            views.append(LocalView(BFoV(lon, lat, width, width / 2)))
+            lon = math.remainder(start.lon + column * math.tau / columns, math.tau)
+            regions.append(BFoV(lon, lat, width, width / 2))
 
     ahead = _ray(start)
-    return sorted(views, key=lambda view: -sum(map(operator.mul, ahead, _ray(view.region))))
+    return sorted(regions, key=lambda region: -sum(map(operator.mul, ahead, _ray(region))))
 
 
 def _ray(region: BFoV) -> tuple[float, float, float]:

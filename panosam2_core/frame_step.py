@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from panosam2_core.charts import Chart, LocalView, WholeFrame, search_views, solid_angles
+from panosam2_core.charts import Chart, LocalView, WholeFrame, search_regions, solid_angles
 from panosam2_core.config import TrackerConfig
+from panosam2_core.geometry.bfov import BFoV, snap
 from panosam2_core.geometry.region import measure
 from panosam2_core.ignored import IgnoredRegion
 from panosam2_core.memory.bank import LongTermEntry, ObjectMemory, Observation
@@ -100,6 +101,17 @@ class FrameStep:
     def gated(self) -> bool:
         """Whether objects are held to where they can have moved."""
         return self.config.motion_gate_deg > 0 and self.config.wraps
+
+    def local_view(self, region: BFoV) -> LocalView:
+        """Look at a region, snapped to the frame's pixels.
+
+        Args:
+            region: of the sphere.
+
+        Returns:
+            The view.
+        """
+        return LocalView(snap(region, self.size_hw))
 
     def panorama(self) -> tuple[Tensor, ImageFeatures]:
         """Encode the whole frame, once.
@@ -395,14 +407,15 @@ class FrameStep:
         if close.pursuit:
             return self._in_view(track, close.pursuit)
         if close.lost and around:
-            charts = search_views(close.region, LADDER[-1])
-            return self._with_close(track, close, charts[close.searched % len(charts)])
+            regions = search_regions(close.region, LADDER[-1])
+            view = self.local_view(regions[close.searched % len(regions)])
+            return self._with_close(track, close, view)
         return self._on_panorama(track)
 
     def _in_view(self, track: Track, pursuit: Pursuit) -> Sight:
         if track.close is None:
             raise RuntimeError("expected an object with local views")
-        return self._with_close(track, track.close, LocalView(pursuit.view()))
+        return self._with_close(track, track.close, self.local_view(pursuit.view()))
 
     def _with_close(self, track: Track, close: Close, chart: Chart) -> Sight:
         drawn = self._draw(track, close.memory, close.clock)

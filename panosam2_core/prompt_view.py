@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from panosam2_core.geometry.bfov import BFoV, crop
+from panosam2_core.geometry.bfov import BFoV, crop, snap
 from panosam2_core.geometry.erp import pixel_to_ray, ray_to_lonlat, rotation
 from panosam2_core.model import Decoded, PanoSAM2, PointPrompts
 from panosam2_core.step import prompt_points
@@ -22,6 +22,7 @@ CLICK_FOV = math.radians(40.0)  # height of the view about clicks
 BOX_ENLARGED = 2.0  # height and width of the view about a box, in boxes
 LEAST_FOV = math.radians(20.0)
 SMALL = math.radians(20.0)  # a larger object is found as well or better on the panorama
+PLACES = 16  # of a prompt per pixel of the view
 EDGE_STEPS = 9  # points per edge of a box, which is no box in another chart
 
 
@@ -42,6 +43,7 @@ def look(model: PanoSAM2, frame: Tensor, prompts: PointPrompts) -> tuple[Decoded
     view = _view(prompts, size)
     if view is None:
         return None
+    view = snap(view, (frame.shape[-2], frame.shape[-1]))
     placed = into_view(prompts, view, size)
     if placed is None:
         return None
@@ -102,7 +104,9 @@ def into_view(prompts: PointPrompts, view: BFoV, size_hw: tuple[int, int]) -> Po
     x, y = lam / view.fov_h + 0.5, 0.5 - phi / view.fov_v
     if not bool(((x >= 0) & (x < 1) & (y >= 0) & (y < 1)).all()):
         return None
-    placed = torch.stack([x * size_hw[1], y * size_hw[0]], dim=-1).float()[None]
+    # Rounded, so that rolled prompts on a rolled panorama fall onto the same places.
+    placed = torch.stack([x * size_hw[1], y * size_hw[0]], dim=-1).mul(PLACES).round() / PLACES
+    placed = placed.float()[None]
     return PointPrompts(placed.to(prompts.xy.device), labels[None].to(prompts.xy.device))
 
 

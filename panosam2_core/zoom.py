@@ -92,7 +92,7 @@ def _zoomed(
 ) -> Outlook:
     """From the panorama to a local view: what was seen on the one is told to the other."""
     close = prediction.sight.track.close
-    view = LocalView(pursuit.view())
+    view = step.local_view(pursuit.view())
     features = step.encode([view])[1]
     with step.clock.stage("decode"):
         masks = mask_input(step.model, mask, view)

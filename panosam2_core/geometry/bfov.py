@@ -14,7 +14,7 @@ longitude right-positive, radians, pixel-corner coordinates, sizes ``(height, wi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +38,8 @@ _MIN_MEAN_RAY = 0.1
 # how near is there, in radians.
 _MOST_MOVES, _BALANCED = 40, 3e-4
 _MERIDIANS = 24  # to look along where a mask lies on a pole
+_PER_PIXEL = 8  # places of a snapped centre
+_EXACT = 2**20  # parts of a pixel; less is rounding
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,6 +308,38 @@ def enlarge(bfov: BFoV, ratio: float = 2.0, min_h: float = 0.0, min_v: float = 0
     return BFoV(bfov.lon, bfov.lat, fov_h, fov_v)
 
 
+def snap(bfov: BFoV, size_hw: Size) -> BFoV:
+    """Move a region to the nearest eighth of a pixel, so that rolled panoramas give equal crops.
+
+    The direction of a mask on a rolled panorama differs from the rolled direction by rounding,
+    and a network in half precision makes pixels of a mask out of that. Snapped, both regions lie
+    whole pixels apart, and `crop` and `uncrop` then compute the same to the last bit.
+
+    Args:
+        bfov: Region to move.
+        size_hw: Size ``(H, W)`` of the panoramas.
+
+    Returns:
+        The region, its centre moved by at most a sixteenth of a pixel in each direction.
+    """
+    pixel_v, pixel_h = math.pi / size_hw[0] / _PER_PIXEL, _FULL_TURN / size_hw[1] / _PER_PIXEL
+    lon = math.remainder(round(bfov.lon / pixel_h) * pixel_h, _FULL_TURN)
+    lat = max(-0.5 * math.pi, min(0.5 * math.pi, round(bfov.lat / pixel_v) * pixel_v))
+    return replace(bfov, lon=lon, lat=lat)
+
+
+def _ahead(bfov: BFoV, width: int) -> tuple[int, BFoV]:
+    """How many columns to roll a panorama to the left, and the region there: nearly ahead.
+
+    All that follows then sees the same numbers on panoramas that are rolled by whole columns.
+    """
+    shift = bfov.lon * width / _FULL_TURN
+    # No snapped centre lies half-way between two of these columns.
+    column = round(shift - 0.5 / _PER_PIXEL)
+    rest = round((shift - column) * _EXACT) / _EXACT
+    return column, replace(bfov, lon=rest * _FULL_TURN / width)
+
+
 def crop_grid(
     bfov: BFoV,
     crop_hw: Size,
@@ -362,29 +396,73 @@ def crop(
         ValueError: A shape, size or the mode is wrong.
     """
     height, width = image.shape[-2:]
-    if antialias and mode == "bilinear" and image.ndim == 4:
+    if image.ndim != 4:
+        raise ValueError(
+            f"expected an image of shape (B, C, H, W), got {tuple(image.shape)}; "
+            "add the missing dimensions with image[None]"
+        )
+    height, width = image.shape[-2:]
+    cells = (1, 1)
+    if antialias and mode == "bilinear":
         coarse_v = bfov.fov_v / size_hw[0] / (math.pi / height)
         coarse_h = bfov.fov_h / size_hw[1] / (_FULL_TURN / width)
-        small = (_shrunk(height, coarse_v), _shrunk(width, coarse_h))
-        if small != (height, width):
-            image = _shrink(image if image.is_floating_point() else image.float(), small)
-            height, width = small
-    grid = crop_grid(bfov, size_hw, (height, width), image.device)
-    return sample_erp(image, grid, mode)
+        cells = _cell(coarse_v, height), _cell(coarse_h, width)
+    column, bfov = _ahead(bfov, width)
+    window = _cut_window(bfov, (height, width), cells)
+    if window is None or mode != "bilinear":
+        image = _shrink(image.roll(-column, dims=-1) if column else image, cells)
+        small = (image.shape[-2], image.shape[-1])
+        return sample_erp(image, crop_grid(bfov, size_hw, small, image.device), mode)
+    top, bottom, left, right = window
+    piece = _shrink(_columns(image[..., top:bottom, :], left + column, right - left), cells)
+    exact = piece if piece.dtype in (torch.float32, torch.float64) else piece.float()
+    grid = crop_grid(bfov, size_hw, (height, width), image.device, exact.dtype)
+    grid = (grid - grid.new_tensor((left, top))) / grid.new_tensor(cells[::-1])
+    found = _sample_crop(exact, grid, False, mode)
+    return found.to(image.dtype) if image.is_floating_point() else found
 
 
-def _shrunk(size: int, coarseness: float) -> int:
-    """Size after the whole-number reduction that suits ``coarseness`` source pixels a sample."""
-    return max(1, size // round(coarseness)) if coarseness > 1.5 else size
+def _cell(coarseness: float, size: int) -> int:
+    """Source pixels to average along one side, for ``coarseness`` of them per sample."""
+    return min(round(coarseness), size) if coarseness > 1.5 else 1
 
 
-def _shrink(image: Tensor, size_hw: Size) -> Tensor:
-    """Mean over areas."""
-    height, width = size_hw
-    v, h = image.shape[-2] // height, image.shape[-1] // width
+def _cut_window(
+    bfov: BFoV, size_hw: Size, cells: tuple[int, int]
+) -> tuple[int, int, int, int] | None:
+    """Rows ``[top, bottom)`` and columns ``[left, right)``, in whole cells, to sample a region.
+
+    ``None`` for one that needs more than the picture has: the seam behind the viewer, or a pole.
+    """
+    (height, width), (v, h) = size_hw, cells
+    top, bottom, first, count = _window(bfov, size_hw)
+    # A cell on each side is for the neighbours of what lies at the edge.
+    top, left = (top // v - 1) * v, (first // h - 1) * h
+    bottom, right = (-(-bottom // v) + 1) * v, (-(-(first + count) // h) + 1) * h
+    if top < 0 or left < 0 or bottom > height or right > width:
+        return None
+    return top, bottom, left, right
+
+
+def _columns(image: Tensor, first: int, count: int) -> Tensor:
+    """Columns of a panorama, over the seam where they run into it."""
+    width = image.shape[-1]
+    first %= width
+    if first + count <= width:
+        return image[..., first : first + count]
+    return torch.cat((image[..., first:], image[..., : first + count - width]), dim=-1)
+
+
+def _shrink(image: Tensor, cells: tuple[int, int]) -> Tensor:
+    """Mean over cells ``(v, h)`` of pixels; where they do not fit, over areas of their size."""
+    v, h = cells
+    if v == 1 and h == 1:
+        return image
+    image = image if image.is_floating_point() else image.float()
+    height, width = image.shape[-2] // v, image.shape[-1] // h
     if (v * height, h * width) != tuple(image.shape[-2:]):
-        return F.interpolate(image, size=size_hw, mode="area")
-    # Whole-number factors: plain sums are several times faster on the CPU than pooling kernels.
+        return F.interpolate(image, size=(height, width), mode="area")
+    # Plain sums are several times faster on the CPU than pooling kernels.
     if v > 1:
         image = image.reshape(*image.shape[:-2], height, v, image.shape[-1]).mean(-2)
     return image.reshape(*image.shape[:-1], width, h).mean(-1) if h > 1 else image
@@ -555,6 +633,7 @@ def uncrop(
     exact = patch if patch.dtype in (torch.float32, torch.float64) else patch.float()
     height, width = size_hw
     _, lat = lonlat_grid(size_hw, patch.device, exact.dtype)
+    column, bfov = _ahead(bfov, width)
     top, bottom, first, count = _window(bfov, size_hw)
     cols = torch.arange(count, device=patch.device, dtype=exact.dtype)
     lon = (cols + (first + 0.5 - 0.5 * width)) * (_FULL_TURN / width) - bfov.lon
@@ -564,7 +643,7 @@ def uncrop(
     block = _sample_crop(exact, grid, bfov.wraps, mode).masked_fill_(~inside, fill)
     out = exact.new_full((*patch.shape[:2], height, width), fill)
     # The window may run over the seam: at most two pieces.
-    start = first % width
+    start = (first + column) % width
     piece = min(count, width - start)
     out[:, :, top:bottom, start : start + piece] = block[..., :piece]
     out[:, :, top:bottom, : count - piece] = block[..., piece:]
@@ -584,8 +663,10 @@ def recrop(patch: Tensor, source: BFoV, target: BFoV, size_hw: Size, fill: float
     Returns:
         ``(B, C, h', w')``, sampled bilinearly.
     """
+    # Where the panorama is cut does not matter to what lies between two of its regions.
+    target = replace(target, lon=math.remainder(target.lon - source.lon, _FULL_TURN))
     rays = _crop_rays(target, size_hw, patch.device, patch.dtype)
-    back = rotation(source.lon, source.lat, device=patch.device, dtype=patch.dtype).T
+    back = rotation(0.0, source.lat, device=patch.device, dtype=patch.dtype).T
     x, y, z = turn(rays, back).unbind(-1)
     lam, phi = torch.atan2(x, z), torch.asin((-y).clamp(-1.0, 1.0))
     grid, inside = _in_crop(source, (patch.shape[-2], patch.shape[-1]), lam, phi)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from panosam2_core.charts import LocalView, WholeFrame, search_views, settle
+from panosam2_core.charts import LocalView, WholeFrame, search_regions, settle
 from panosam2_core.geometry import erp
 from panosam2_core.geometry.bfov import BFoV, crop, fit_bfov, recrop, uncrop
 from panosam2_core.model import PointPrompts
@@ -111,7 +111,7 @@ def test_clicks_outside_of_a_view_are_not_placed() -> None:
 @pytest.mark.parametrize("degrees", [60, 90, 120])
 def test_a_search_looks_everywhere_and_begins_where_the_object_was(degrees: float) -> None:
     start = BFoV(2.0, 0.4, 1.0, 0.5)
-    views = search_views(start, math.radians(degrees))
+    views = [LocalView(region) for region in search_regions(start, math.radians(degrees))]
     covered = torch.zeros(1, 1, 90, 180, dtype=torch.bool)
     for view in views:
         covered |= view.on_frame(torch.ones(1, 1, 32, 64), (90, 180)) > 0
