@@ -14,7 +14,7 @@ longitude right-positive, radians, pixel-corner coordinates, sizes ``(height, wi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -362,15 +362,59 @@ def crop(
         ValueError: A shape, size or the mode is wrong.
     """
     height, width = image.shape[-2:]
+    small = height, width
     if antialias and mode == "bilinear" and image.ndim == 4:
         coarse_v = bfov.fov_v / size_hw[0] / (math.pi / height)
         coarse_h = bfov.fov_h / size_hw[1] / (_FULL_TURN / width)
-        small = (_shrunk(height, coarse_v), _shrunk(width, coarse_h))
-        if small != (height, width):
-            image = _shrink(image if image.is_floating_point() else image.float(), small)
-            height, width = small
-    grid = crop_grid(bfov, size_hw, (height, width), image.device)
-    return sample_erp(image, grid, mode)
+        small = _shrunk(height, coarse_v), _shrunk(width, coarse_h)
+    if height % small[0] or width % small[1]:
+        image = _shrink(_floating(image), small)
+    top, bottom, _, count = _window(bfov, small)
+    whole = top == 0 or bottom == small[0] or count == small[1]
+    if mode == "bilinear" and image.ndim == 4 and not whole:
+        return _crop_window(image, bfov, size_hw, small)
+    if small != tuple(image.shape[-2:]):
+        image = _shrink(_floating(image), small)
+    return sample_erp(image, crop_grid(bfov, size_hw, small, image.device), mode)
+
+
+def _floating(image: Tensor) -> Tensor:
+    return image if image.is_floating_point() else image.float()
+
+
+def _crop_window(image: Tensor, bfov: BFoV, size_hw: Size, small: Size) -> Tensor:
+    """`crop` of a region without a pole: only what it covers is converted and looked at.
+
+    Args:
+        image: as for `crop`, of ``small`` times whole numbers.
+        bfov: likewise.
+        size_hw: likewise.
+        small: size ``(H, W)`` that the panorama is shrunk to.
+
+    Returns:
+        As `crop`.
+    """
+    height, width = small
+    v, h = image.shape[-2] // height, image.shape[-1] // width
+    top, bottom, first, count = _window(bfov, small)
+    start = first % width
+    band = image[..., v * top : v * bottom, :]
+    piece = band[..., h * start : h * (start + count)]
+    if start + count > width:  # over the seam
+        piece = torch.cat((piece, band[..., : h * (start + count - width)]), dim=-1)
+    exact = piece if piece.dtype in (torch.float32, torch.float64) else piece.float()
+    exact = _shrink(exact, (bottom - top, count))
+    lam, phi = lonlat_grid(size_hw, image.device, exact.dtype)
+    lam, phi = lam * (bfov.fov_h / _FULL_TURN), phi * (bfov.fov_v / math.pi)
+    # Turning back by the latitude is turning by its negative.
+    lon, lat = _local_angles(replace(bfov, lat=-bfov.lat), lam, phi)
+    left = (bfov.lon / _FULL_TURN + 0.5) * width - first  # of the centre, in the piece
+    x = lon.mul_(width / math.pi / count).add_(2 * left / count - 1)
+    y = lat.mul_(-2 * height / math.pi / (bottom - top))
+    y = y.add_((height - 2 * top) / (bottom - top) - 1)
+    grid = torch.stack((x, y), dim=-1).expand(len(image), -1, -1, -1)
+    out = F.grid_sample(exact, grid, padding_mode="border", align_corners=False)
+    return out.to(image.dtype) if image.is_floating_point() else out
 
 
 def _shrunk(size: int, coarseness: float) -> int:

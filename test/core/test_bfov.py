@@ -347,6 +347,21 @@ def test_crop_and_back_keeps_the_mask(lon, lat, radius):
     assert iou(back, mask) > 0.97
 
 
+@pytest.mark.parametrize("finer", [1, 3])
+@pytest.mark.parametrize("lon", [0.3, 3.1, -3.1])
+@pytest.mark.parametrize("lat", [0.0, 0.7, -0.7, 1.2])
+def test_a_crop_of_a_window_is_one_of_the_panorama(lon, lat, finer):
+    image = torch.randint(0, 255, (1, 3, finer * SIZE[0], finer * SIZE[1]), dtype=torch.uint8)
+    region = BFoV(lon, lat, 1.2, 0.6)
+    pixels = round(0.6 / math.pi * SIZE[0])
+    small = torch.nn.functional.avg_pool2d(image.double(), finer)
+    want = erp.sample_erp(
+        small, crop_grid(region, (pixels, 2 * pixels), SIZE, dtype=torch.float64)
+    )
+    got = crop(image, region, (pixels, 2 * pixels))
+    torch.testing.assert_close(got.double(), want, atol=0.02, rtol=0)
+
+
 def test_crop_of_a_full_turn_has_no_seam():
     logits = cosine_to(1.0, 0.2).float()[None, None]
     region = BFoV(-2.0, 0.3, 2 * math.pi, math.pi)
