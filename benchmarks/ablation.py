@@ -198,7 +198,8 @@ def table(found: Found, plans: Mapping[str, TrainPlan], args: argparse.Namespace
         f"{stage.num_frames} frames, one clip per step) with the parts that it names. Measured on",
         f"{args.clips} clips of {EVAL_FRAMES} frames of the synthetic val split at "
         f"{EVAL_SIZE[0]}x{EVAL_SIZE[1]}, mask prompt,",
-        "whole panorama (`view: sphere`), without motion gate. J&F in points of 100; mean and standard deviation over the seeds,",
+        "whole panorama (`view: sphere`), without motion gate.",
+        "J&F in points of 100; mean and standard deviation over the seeds,",
         "and the mean difference to the first row, seed by seed, with its standard error.",
         "",
         "| row | seeds | J&F | to SAM2-nano | "

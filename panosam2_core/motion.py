@@ -10,6 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import cv2
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,7 +23,8 @@ from panosam2_core.model import MASK_STRIDE, PointPrompts
 OUTSIDE = -10.0  # logit of what is not the object, as that of a mask prompt
 PROMPT_MARGIN = math.radians(3.0)  # of clicks and boxes, which are drawn by hand
 WHOLE_SPHERE = (2 * math.pi, math.pi)  # width and height of a panorama
-_BURST = 16  # steps of the flood between two looks at whether it still spreads
+
+_Bits = npt.NDArray[np.bool_]
 
 
 def prompt_region(prompts: PointPrompts, size_hw: tuple[int, int]) -> Tensor:
@@ -102,15 +106,25 @@ def connected(mask: Tensor, seeds: Tensor, *, wraps: bool = True) -> Tensor:
     Returns:
         (B, 1, H, W) bool, the 8-connected components of ``mask`` that a seed lies in.
     """
-    allowed = mask.float()
-    flood = allowed * seeds
-    while True:
-        before = flood
-        for _ in range(_BURST):
-            padded = wrap_pad(flood, 1) if wraps else F.pad(flood, (1, 1))
-            flood = F.max_pool2d(padded, 3, 1, (1, 0)) * allowed
-        if torch.equal(flood, before):
-            return flood > 0
+    # On the host whatever the device is: a label per part costs less than to let the seeds flood.
+    parts = zip(mask[:, 0].cpu().numpy(), seeds[:, 0].cpu().numpy(), strict=True)
+    kept = np.stack([_connected(one, seed, wraps=wraps) for one, seed in parts])
+    return torch.from_numpy(kept)[:, None].to(mask.device)
+
+
+def _connected(mask: _Bits, seeds: _Bits, *, wraps: bool) -> _Bits:
+    """The same for one (H, W) mask."""
+    count, labels = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
+    kept = np.zeros(count, np.bool_)
+    kept[labels[mask & seeds]] = True
+    if wraps:
+        first, last = np.pad(labels[:, 0], 1), labels[:, -1]
+        meet = {p for row in range(3) for p in zip(first[row:], last, strict=False) if all(p)}
+        for _ in meet:  # a round joins one more at least, as long as there are more to join
+            for pair in meet:
+                kept[list(pair)] = kept[list(pair)].any()
+    found: _Bits = kept[labels]
+    return found
 
 
 def keep_near(logits: Tensor, near: Tensor, *, wraps: bool = True) -> Tensor:

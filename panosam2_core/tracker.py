@@ -446,7 +446,7 @@ class PanoTracker:
         self, predictions: Sequence[Prediction], size_hw: tuple[int, int], clock: Clock
     ) -> FrameResult:
         labels = np.zeros(size_hw, np.uint16)
-        highest = torch.full(size_hw, -torch.inf, device=self.model.pixel_mean.device)
+        highest: Tensor | None = None
         objects: dict[int, ObjectResult] = {}
         for prediction in predictions:
             full = prediction.chart.on_frame(prediction.logits[None], size_hw)[0, 0]
@@ -455,9 +455,11 @@ class PanoTracker:
             result = self._object_result(prediction, full)
             objects[result.object_id] = result
             if result.state is ObjectState.VISIBLE:
-                wins = (full > highest).cpu().numpy() & result.mask
+                wins = result.mask
+                if highest is not None:
+                    wins = (full > highest).cpu().numpy() & wins
                 labels[wins] = result.object_id
-                highest = torch.maximum(highest, full)
+                highest = full if highest is None else torch.maximum(highest, full)
         return FrameResult(self._now, size_hw, objects, labels, clock.stages)
 
     def _object_result(self, prediction: Prediction, full: Tensor) -> ObjectResult:

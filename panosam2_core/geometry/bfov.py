@@ -416,8 +416,13 @@ def crop(
     top, bottom, left, right = window
     piece = _shrink(_columns(image[..., top:bottom, :], left + column, right - left), cells)
     exact = piece if piece.dtype in (torch.float32, torch.float64) else piece.float()
-    grid = crop_grid(bfov, size_hw, (height, width), image.device, exact.dtype)
-    grid = (grid - grid.new_tensor((left, top))) / grid.new_tensor(cells[::-1])
+    lam, phi = lonlat_grid(size_hw, image.device, exact.dtype)
+    lam, phi = lam * (bfov.fov_h / _FULL_TURN), phi * (bfov.fov_v / math.pi)
+    # Turning back by the latitude is turning by its negative.
+    lon, lat = _local_angles(replace(bfov, lat=-bfov.lat), lam, phi)
+    x = lon.mul_(width / _FULL_TURN).add_(width * (bfov.lon / _FULL_TURN + 0.5) - left)
+    y = lat.mul_(-height / math.pi).add_(0.5 * height - top)
+    grid = torch.stack((x / cells[1], y / cells[0]), dim=-1)
     found = _sample_crop(exact, grid, False, mode)
     return found.to(image.dtype) if image.is_floating_point() else found
 

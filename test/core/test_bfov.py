@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -345,6 +346,22 @@ def test_crop_and_back_keeps_the_mask(lon, lat, radius):
     clear = (torch.acos(cosine.clamp(-1, 1)) - radius).abs() > 0.05 * math.pi / size[0]
     assert torch.equal(back & clear, mask & clear)
     assert iou(back, mask) > 0.97
+
+
+@pytest.mark.parametrize("finer", [1, 3])
+@pytest.mark.parametrize("lon", [0.3, 3.1, -3.1])
+@pytest.mark.parametrize("lat", [0.0, 0.7, -0.7, 1.2])
+def test_a_crop_of_a_window_is_one_of_the_panorama(lon, lat, finer):
+    image = torch.randint(0, 255, (1, 3, finer * SIZE[0], finer * SIZE[1]), dtype=torch.uint8)
+    region = BFoV(lon, lat, 1.2, 0.6)
+    pixels = round(0.6 / math.pi * SIZE[0])
+    # Cells of fine pixels are counted from the column in the middle of the region.
+    column = round(lon / (2 * math.pi) * image.shape[-1])
+    small = torch.nn.functional.avg_pool2d(image.double().roll(-column, dims=-1), finer)
+    ahead = replace(region, lon=lon - column * 2 * math.pi / image.shape[-1])
+    want = erp.sample_erp(small, crop_grid(ahead, (pixels, 2 * pixels), SIZE, dtype=torch.float64))
+    got = crop(image, region, (pixels, 2 * pixels))
+    torch.testing.assert_close(got.double(), want, atol=0.02, rtol=0)
 
 
 def test_crop_of_a_full_turn_has_no_seam():

@@ -370,6 +370,20 @@ def test_bfloat16_stays_near_float32(small_nano: PanoSAM2, noise_frames: Frames)
     assert 0 < difference < 0.5 * np.abs(exact).max()
 
 
+def test_half_precision_shrinks_pictures_in_whole_levels(small_nano: PanoSAM2) -> None:
+    picture = torch.randint(0, 256, (1, 3, 160, 320), dtype=torch.uint8)
+    exact = small_nano.normalize(picture, pano=True)
+    small_nano.precision = torch.bfloat16
+    try:
+        rough = small_nano.normalize(picture, pano=True)
+    finally:
+        small_nano.precision = torch.float32
+    levels = (rough - exact).abs() * small_nano.pixel_std * 255
+    assert 0 < levels.max() < 1.5
+    whole = (rough * small_nano.pixel_std + small_nano.pixel_mean) * 255
+    torch.testing.assert_close(whole, whole.round(), atol=1e-3, rtol=0)
+
+
 BAD_PROMPTS = [
     (Prompt(1, points=[(3.0, 3.0)], refine=True), "UNKNOWN_ID", "not tracked"),
     (Prompt(1, mask=MASK, refine=True), "BAD_COORDS", "refine"),
