@@ -18,6 +18,7 @@ from panosam2_core import TrackerConfig
 from panosam2_core.build import PRESETS
 from panosam2_core.config import PROMPT_VIEWS, VIEWS
 from panosam2_core.errors import ConfigError
+from panosam2_ros import overrides
 from panosam2_ros.axes import Axes
 from panosam2_ros.stream import Rules
 
@@ -302,13 +303,18 @@ _BY_NAME = {setting.name: setting for setting in SETTINGS}
 
 
 def declare(node: Node) -> None:
-    """Declares all parameters on a node.
+    """Declares all parameters on a node, and warns of values for others.
 
     Args:
         node: The node.
+
+    Raises:
+        ConfigError: If a value that it was started with has the wrong type or is out of range.
     """
     for setting in SETTINGS:
+        overrides.check(node, setting.name, setting.default, setting.limits)
         node.declare_parameter(setting.name, setting.default, _descriptor(setting))
+    overrides.warn_of_unknown(node)
 
 
 def values(node: Node) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -12,7 +14,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 from harness import Scene, Tester, start_tracker
-from rcl_interfaces.srv import DescribeParameters, ListParameters
+from rcl_interfaces.srv import DescribeParameters, GetParameters, ListParameters
 from sensor_msgs.msg import CompressedImage
 from test_inputs import TRACKER, call
 
@@ -223,3 +225,45 @@ def test_rviz_listens_as_the_node_publishes(fresh: Tester) -> None:
             (publisher,) = fresh.node.get_publishers_info_by_topic(name)
             wanted = display["Topic"]["Reliability Policy"].lower().replace(" ", "_")
             assert reliability_name(publisher.qos_profile) == wanted
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("hfov_deg:=180", "hfov_deg: expected a number with a decimal point, got 180 (integer)"),
+        ("max_objects:=many", "max_objects: expected a whole number, got many (string)"),
+        ("hfov_deg:=.nan", "hfov_deg: expected 1 to 360, got nan"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_one_line_and_no_traceback(
+    env, given: str, told: str
+) -> None:
+    command = [sys.executable, "-m", "panosam2_ros.tracker_node", "--ros-args", "-p", given]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    (line,) = (done.stdout + done.stderr).splitlines()
+    assert f"parameter {told}" in line
+
+
+def test_misspelt_parameters_are_told_with_the_nearest_name(env, tmp_path) -> None:
+    file = tmp_path / "params.yaml"
+    wrong = {"hfov_dge": 180.0, "occluded_below": 0.5, "other": {"plugh": 1}, "max_objects": 7}
+    file.write_text(yaml.safe_dump({"/**": {"ros__parameters": wrong}}))
+    log = tmp_path / "log"
+    with start_tracker(env, log, "/misspelt", "autostart:=false", "--params-file", str(file)):
+        tester = Tester("/misspelt/panosam2", "/misspelt/image")
+        tester.until(lambda: "waiting to be configured" in log.read_text(), "the node")
+        got = call(
+            tester,
+            GetParameters,
+            "/misspelt/panosam2/get_parameters",
+            GetParameters.Request(names=["max_objects", "hfov_deg"]),
+        ).values
+        tester.close()
+    warnings = [line for line in log.read_text().splitlines() if "there is no parameter" in line]
+    assert [re.sub(r".*there is no parameter ", "", line) for line in warnings] == [
+        "hfov_dge, its value is ignored; did you mean hfov_deg?",
+        "occluded_below, its value is ignored; did you mean visibility.occluded_below?",
+        "other.plugh, its value is ignored; --help says where all are listed",
+    ]
+    assert (got[0].integer_value, got[1].double_value) == (7, 360.0)
