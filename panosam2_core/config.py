@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from panosam2_core.errors import ConfigError
+from panosam2_core.field_of_view import FieldOfView
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,12 @@ class TrackerConfig:
         pano: the frames are equirectangular panoramas. Off: of an ordinary camera, and results
             have no directions.
         hfov_deg: degrees that the columns of a panorama span, in (0, 360]. Under 360 the left
-            and right edges do not meet; degrees per row are then those per column, and the
-            middle row is the horizon.
+            and right edges do not meet.
+        vfov_deg: degrees that the rows of a panorama span, in (0, 180]. ``None``: 180, or where
+            ``hfov_deg`` is under 360, a row as much as a column. A panorama that does not show
+            the whole sphere is not cut into views: ``view`` and ``prompt_view`` are as ``sphere``
+            then (``centred`` only needs edges that meet), and there is no motion gate.
+        middle_lat_deg: latitude of the middle row of a panorama, up-positive; 0: the horizon.
         mask_threshold: logit above which a pixel belongs to an object.
         occluded_below: visibility (0..1) under which an object counts as not visible.
         lost_after_frames: frames out of sight after which an occluded object counts as lost.
@@ -134,6 +139,8 @@ class TrackerConfig:
 
     pano: bool = True
     hfov_deg: float = 360.0
+    vfov_deg: float | None = None
+    middle_lat_deg: float = 0.0
     mask_threshold: float = 0.0
     occluded_below: float = 0.5
     lost_after_frames: int = 60
@@ -167,6 +174,7 @@ class TrackerConfig:
             raise ConfigError(f"mask_threshold must be finite, got {self.mask_threshold}")
         if not 0 < self.hfov_deg <= 360:
             raise ConfigError(f"hfov_deg must be in (0, 360], got {self.hfov_deg}")
+        self._check_rows()
         ranges = {
             "occluded_below": (0.0, 1.0),
             "motion_gate_deg": (0.0, 180.0),
@@ -184,10 +192,17 @@ class TrackerConfig:
             if not low <= getattr(self, name) <= high:
                 raise ConfigError(f"{name} must be in [{low}, {high}], got {getattr(self, name)}")
 
+    def _check_rows(self) -> None:
+        vfov, middle = self.vfov_deg, self.middle_lat_deg
+        if vfov is not None and not 0 < vfov <= 180:
+            raise ConfigError(f"vfov_deg must be in (0, 180], got {vfov}")
+        if not abs(middle) + (vfov or 0) / 2 <= 90 + 1e-6:
+            raise ConfigError(f"middle_lat_deg={middle} and vfov_deg={vfov} reach beyond a pole")
+
     @property
     def wraps(self) -> bool:
         """Whether the left and right edges of a frame meet."""
-        return self.pano and self.hfov_deg == 360
+        return self.pano and self.fov.wraps
 
     @property
     def turns(self) -> bool:
@@ -197,12 +212,18 @@ class TrackerConfig:
     @property
     def zooms(self) -> bool:
         """Whether small objects are followed in crops."""
-        return self.wraps and self.view in ("local", "auto")
+        return self.is_whole and self.view in ("local", "auto")
 
     @property
-    def hfov(self) -> float:
-        """Radians that the columns of a panorama span."""
-        return math.radians(self.hfov_deg)
+    def is_whole(self) -> bool:
+        """Whether the frames show the whole sphere."""
+        return self.pano and self.fov.is_whole
+
+    @property
+    def fov(self) -> FieldOfView:
+        """The part of the sphere that a panorama shows."""
+        vfov = None if self.vfov_deg is None else math.radians(self.vfov_deg)
+        return FieldOfView(math.radians(self.hfov_deg), vfov, math.radians(self.middle_lat_deg))
 
 
 def check_input_size(size_hw: tuple[int, int]) -> None:

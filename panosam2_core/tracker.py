@@ -466,9 +466,7 @@ class PanoTracker:
         visibility = 1 / (1 + float(np.exp(-logit)))
         mask = (full > config.mask_threshold).cpu().numpy()
         region = (
-            measure(mask, config.pano, config.hfov)
-            if visibility >= config.occluded_below
-            else None
+            measure(mask, config.pano, config.fov) if visibility >= config.occluded_below else None
         )
         if region is None:
             mask = np.zeros(mask.shape, np.bool_)

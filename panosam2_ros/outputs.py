@@ -140,14 +140,14 @@ class Outputs:
                 header,
                 outcome.result,
                 outcome.states,
-                hfov=config.hfov,
+                fov=config.fov,
                 axes=axes,
                 frame_id=frame_id,
             )
             self._markers.publish(markers)
         self._follower.aim(outcome.result, values["follow.object_id"])
         followers = (self._follow_image, self._follow_info, self._follow_transform)
-        if not config.wraps or not any(p.get_subscription_count() for p in followers):
+        if not config.is_whole or not any(p.get_subscription_count() for p in followers):
             return
         view = self._follower.look(
             header,

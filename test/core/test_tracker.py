@@ -357,6 +357,30 @@ def test_partial_panoramas_have_directions_and_edges(
         part.step(noise_frames[1], [Prompt(2, box=(120.0, 9.0, 140.0, 19.0))])
 
 
+def test_panoramas_that_do_not_reach_the_poles(small_nano: PanoSAM2, noise_frames: Frames) -> None:
+    """Their edges meet; what needs the whole sphere (crops, the motion gate) is left out."""
+    prompt = Prompt(1, mask=MASK)
+    whole = PanoTracker(small_nano, TrackerConfig(view="sphere", prompt_view="sphere"))
+    strip = PanoTracker(small_nano, TrackerConfig(vfov_deg=90.0))
+    for index, frame in enumerate(noise_frames[:3]):
+        prompts = [] if index else [prompt]
+        want = whole.step(frame, prompts).objects[1]
+        found = strip.step(frame, prompts).objects[1]
+        assert found.view is None
+        if not index:
+            assert found.lon == pytest.approx(want.lon, abs=0.05)
+            assert found.lat == pytest.approx(want.lat / 2, abs=0.05)
+    strip.step(noise_frames[3], [Prompt(2, box=(120.0, 9.0, 140.0, 19.0))])  # over the seam
+
+
+@pytest.mark.parametrize("wrong", [{"vfov_deg": 181.0}, {"vfov_deg": 0.0}, {"middle_lat_deg": 91}])
+def test_rows_beyond_a_pole_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="vfov_deg"):
+        TrackerConfig(**wrong)
+    with pytest.raises(ConfigError, match="beyond a pole"):
+        TrackerConfig(vfov_deg=100.0, middle_lat_deg=41.0)
+
+
 def test_bfloat16_stays_near_float32(small_nano: PanoSAM2, noise_frames: Frames) -> None:
     config = panorama(motion_gate_deg=0.0)  # a gate may tip over by a rounding
     exact = logits_of(run(PanoTracker(small_nano, config), noise_frames[:8], {0: [POINT]}), 1)
