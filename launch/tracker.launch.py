@@ -17,6 +17,12 @@ from launch_ros.substitutions import FindPackageShare
 
 ARGUMENTS = (
     ("image_topic", "/image_raw", "Topic of the camera's images (sensor_msgs/Image).", None),
+    (
+        "camera_info_topic",
+        "/camera_info",
+        "Topic of what the camera says of them; optional.",
+        None,
+    ),
     ("namespace", "", "Namespace of the node; one per camera.", None),
     ("device", "", "auto, cpu, cuda or cuda:N; empty: as in params_file.", None),
     ("variant", "", "Which network; empty: as in params_file.", None),
@@ -75,7 +81,10 @@ def _node(context: LaunchContext) -> list[LifecycleNode]:
         output="screen",
         emulate_tty=True,
         respawn=LaunchConfiguration("use_respawn"),
-        remappings=[("image", LaunchConfiguration("image_topic"))],
+        remappings=[
+            ("image", LaunchConfiguration("image_topic")),
+            ("camera_info", LaunchConfiguration("camera_info_topic")),
+        ],
         parameters=[
             LaunchConfiguration("params_file"),
             {

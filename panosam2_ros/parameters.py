@@ -20,6 +20,7 @@ from panosam2_core.config import PROMPT_VIEWS, VIEWS
 from panosam2_core.errors import ConfigError
 from panosam2_ros import overrides
 from panosam2_ros.axes import Axes
+from panosam2_ros.camera_info import Crop
 from panosam2_ros.stream import Rules
 
 if TYPE_CHECKING:
@@ -223,6 +224,13 @@ SETTINGS = (
         (1.0, 360.0),
     ),
     Setting(
+        "vfov_deg",
+        180.0,
+        "Degrees that the rows of a panorama span, the horizon in the middle; under 180 it does "
+        "not reach the poles. 180 with hfov_deg under 360: a row as much as a column.",
+        (1.0, 180.0),
+    ),
+    Setting(
         "yaw_offset_deg",
         0.0,
         "Direction of the image centre, in degrees to the left of the bearing frame's x axis.",
@@ -366,6 +374,19 @@ def check(current: Mapping[str, Any]) -> None:
             raise ConfigError(f"parameter {setting.name}: {reason}")
 
 
+def in_crop(current: Mapping[str, Any], crop: Crop | None) -> dict[str, Any]:
+    """The values for images that the camera says to be a part of a panorama.
+
+    Args:
+        current: Values by name.
+        crop: The part; None if the camera does not say so.
+
+    Returns:
+        The values, with the part under the name "crop".
+    """
+    return {**current, "crop": crop}
+
+
 def tracker_config(current: Mapping[str, Any]) -> TrackerConfig:
     """The tracker's settings.
 
@@ -375,9 +396,16 @@ def tracker_config(current: Mapping[str, Any]) -> TrackerConfig:
     Returns:
         The settings.
     """
+    crop, hfov, vfov = current.get("crop"), current["hfov_deg"], current["vfov_deg"]
+    if crop is not None:  # the camera knows better, and says all of it
+        hfov, vfov = crop.hfov_deg, crop.vfov_deg
+    elif vfov == 180:
+        vfov = None
     return TrackerConfig(
         pano=current["projection"] == "equirectangular",
-        hfov_deg=current["hfov_deg"],
+        hfov_deg=hfov,
+        vfov_deg=vfov,
+        middle_lat_deg=crop.middle_lat_deg if crop else 0.0,
         mask_threshold=current["mask_threshold"],
         motion_gate_deg=current["motion_gate_deg"],
         occluded_below=current["visibility.occluded_below"],
@@ -420,8 +448,9 @@ def axes(current: Mapping[str, Any]) -> Axes:
     Returns:
         The axes.
     """
-    yaw = math.radians(current["yaw_offset_deg"])
-    return Axes(yaw, current["frame_convention"] == "optical")
+    crop = current.get("crop")
+    yaw = current["yaw_offset_deg"] + (crop.yaw_deg if crop else 0.0)
+    return Axes(math.radians(yaw), current["frame_convention"] == "optical")
 
 
 def _fault(setting: Setting, value: Value) -> str:

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from harness import Scene, Tester, start_tracker
 from rcl_interfaces.srv import DescribeParameters, GetParameters, ListParameters
-from sensor_msgs.msg import CompressedImage
+from sensor_msgs.msg import CameraInfo, CompressedImage
 from test_inputs import TRACKER, call
 
 from panosam2_ros.parameters import SETTINGS
@@ -146,9 +146,11 @@ def test_the_security_policy_is_the_least_the_node_needs(env, tmp_path, fresh: T
         camera = tester.node.create_publisher(
             CompressedImage, "/other/image/compressed", profile(2)
         )
-        tester.until(lambda: camera.get_subscription_count() > 0, "the subscription")
+        info = tester.node.create_publisher(CameraInfo, "/other/camera_info", profile(2))
+        for publisher in (camera, info):
+            tester.until(lambda p=publisher: p.get_subscription_count() > 0, "the subscription")
         # What a node has is told by another topic than what has matched, and may come later.
-        more = {"/image/compressed", "/clock"}
+        more = {"/image/compressed", "/camera_info", "/clock"}
         named = tester.node.get_node_names_and_namespaces
         tester.until(lambda: ("panosam2", "/other") in named(), "its name")
         tester.until(lambda: more <= endpoints(tester, "/other")["subscribe"], "its graph")
