@@ -27,7 +27,12 @@ ARGUMENTS = (
     ("namespace", "", "Namespace of the node; one per camera.", None),
     ("device", "", "auto, cpu, cuda or cuda:N; empty: as in params_file.", None),
     ("variant", "", "Which network; empty: as in params_file.", None),
-    ("checkpoint", "", "Weight file; empty: as in params_file.", None),
+    (
+        "checkpoint",
+        "",
+        "Weight file; empty: as in params_file, else as $PANOSAM2_CHECKPOINT says.",
+        None,
+    ),
     (
         "projection",
         "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -51,11 +52,17 @@ class Setting:
     live: bool = False
 
 
+CHECKPOINT_VARIABLE = "PANOSAM2_CHECKPOINT"
+
 _TRACKER = TrackerConfig()
 SETTINGS = (
     Setting("autostart", True, "Configure and activate without being asked to."),
     Setting("model.variant", "nano", "Which network. nano brings its weights along."),
-    Setting("model.checkpoint", "", "Weight file; empty takes the weights that come along."),
+    Setting(
+        "model.checkpoint",
+        "",
+        f"Weight file; empty: that of ${CHECKPOINT_VARIABLE}, or else the one that comes along.",
+    ),
     Setting(
         "model.input_size",
         "",
@@ -78,6 +85,13 @@ SETTINGS = (
     Setting("device", "auto", "auto, cpu, cuda or cuda:N."),
     Setting("warmup_frames", 2, "Frames to run before the node is ready.", (0, 50)),
     Setting("max_objects", 8, "Most objects at a time.", (1, 64)),
+    Setting(
+        "memory.short_frames",
+        _TRACKER.short_frames,
+        "Recent frames that are looked back on, besides the prompted ones. At most 6: the "
+        "networks were trained with time codes for so many.",
+        (1, 6),
+    ),
     Setting(
         "memory.long_frames",
         _TRACKER.long_frames,
@@ -374,6 +388,20 @@ def check(current: Mapping[str, Any]) -> None:
             raise ConfigError(f"parameter {setting.name}: {reason}")
 
 
+def checkpoint(current: Mapping[str, Any]) -> str:
+    """The weight file that is asked for: by the parameter, or else by the environment.
+
+    The variable counts for nano, too: whoever set it would be surprised if it did not.
+
+    Args:
+        current: Values by name.
+
+    Returns:
+        The path; empty for the weights that come along.
+    """
+    return current["model.checkpoint"] or os.environ.get(CHECKPOINT_VARIABLE, "")
+
+
 def in_crop(current: Mapping[str, Any], crop: Crop | None) -> dict[str, Any]:
     """The values for images that the camera says to be a part of a panorama.
 
@@ -410,6 +438,7 @@ def tracker_config(current: Mapping[str, Any]) -> TrackerConfig:
         motion_gate_deg=current["motion_gate_deg"],
         occluded_below=current["visibility.occluded_below"],
         max_objects=current["max_objects"],
+        short_frames=current["memory.short_frames"],
         long_frames=current["memory.long_frames"],
         view=current["view"],
         max_local_views=current["max_local_views"],

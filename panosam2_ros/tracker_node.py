@@ -32,9 +32,17 @@ from rclpy.parameter import Parameter
 from std_msgs.msg import Header
 from std_srvs.srv import SetBool, Trigger
 
-from panosam2_core import ConfigError, PanoSAM2Error, PanoTracker, Prompt, load_model
+from panosam2_core import (
+    CheckpointError,
+    ConfigError,
+    PanoSAM2Error,
+    PanoTracker,
+    Prompt,
+    load_model,
+)
 from panosam2_core.allocator import keep_freed_memory
 from panosam2_core.build import shipped_weights
+from panosam2_core.model import PanoSAM2
 from panosam2_ros import parameters
 from panosam2_ros.camera_info import CameraInfoInput, Crop
 from panosam2_ros.diagnostics import to_message
@@ -206,22 +214,15 @@ class TrackerNode(LifecycleNode):
         values = self._values = self._applied = parameters.values(self)
         parameters.check(values)
         begin = time.monotonic()
-        variant, device = values["model.variant"], values["device"]
-        model = load_model(
-            variant,
-            checkpoint=values["model.checkpoint"] or None,
-            device=device,
-            input_size=values["model.input_size"] or None,
-            precision=values["model.precision"],
-            yaw_true=values["model.yaw_true"] or None,
-        )
+        variant = values["model.variant"]
+        model = _model(values)
         loaded = time.monotonic()
         self.get_logger().info(f"model {variant} loaded in {loaded - begin:.1f} s; warming up")
         config = parameters.tracker_config(values)
         tracker = PanoTracker(model, config, _ignored(values["ignore_mask"]))
         _warm_up(PanoTracker(model, config), values["warmup_frames"])
         warm = time.monotonic()
-        file = Path(values["model.checkpoint"] or shipped_weights(variant))
+        file = Path(parameters.checkpoint(values) or shipped_weights(variant))
         precision = str(model.precision).removeprefix("torch.")
         self._health.model = {
             "variant": variant,
@@ -530,6 +531,29 @@ class TrackerNode(LifecycleNode):
         stamp = self.get_clock().now().to_msg()
         name = self.get_fully_qualified_name().lstrip("/")  # several cameras stay apart
         self._diagnostics.publish(to_message(stamp, name, self._device, reports))
+
+
+def _model(values: dict[str, Any]) -> PanoSAM2:
+    """Loads the network.
+
+    Raises:
+        CheckpointError: Saying, too, where the path came from.
+    """
+    checkpoint, variable = parameters.checkpoint(values), parameters.CHECKPOINT_VARIABLE
+    try:
+        return load_model(
+            values["model.variant"],
+            checkpoint=checkpoint or None,
+            device=values["device"],
+            input_size=values["model.input_size"] or None,
+            precision=values["model.precision"],
+            yaw_true=values["model.yaw_true"] or None,
+        )
+    except CheckpointError as error:
+        if values["model.checkpoint"]:
+            raise
+        origin = f"the file is that of ${variable}" if checkpoint else f"or set ${variable}"
+        raise CheckpointError(f"{error}; {origin}") from error
 
 
 def _ignored(path: str) -> npt.NDArray[np.bool_] | None:

@@ -116,6 +116,25 @@ def test_long_memory_changes_the_stream_only_after_the_short_window(
     assert not np.array_equal(on[8], off[8])
 
 
+@pytest.mark.parametrize("kept", [1, 3])
+def test_fewer_recent_frames_count_from_when_more_would_be_there(
+    small_nano: PanoSAM2, noise_frames: Frames, kept: int
+) -> None:
+    few_tracker = PanoTracker(small_nano, panorama(short_frames=kept, long_frames=0))
+    few = logits_of(run(few_tracker, noise_frames[:9], {0: [POINT]}), 1)
+    six_tracker = PanoTracker(small_nano, panorama(long_frames=0))
+    six = logits_of(run(six_tracker, noise_frames[:9], {0: [POINT]}), 1)
+    # Frame 0 is remembered as prompted; frame n sees the n - 1 frames in between.
+    assert np.array_equal(few[: kept + 2], six[: kept + 2])
+    assert not np.array_equal(few[kept + 2], six[kept + 2])
+    assert few_tracker.state_bytes() < six_tracker.state_bytes()
+
+
+def test_more_recent_frames_than_the_network_knows_are_refused(small_nano: PanoSAM2) -> None:
+    with pytest.raises(ConfigError, match=r"short_frames must be in \[1, 6\], got 7"):
+        PanoTracker(small_nano, TrackerConfig(short_frames=7))
+
+
 def test_clicks_on_both_sides_of_the_seam_belong_together(
     small_nano: PanoSAM2, noise_frames: Frames
 ) -> None:
@@ -529,7 +548,8 @@ def test_any_frame_size_is_resized_and_given_back(
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("max_objects", 0), ("occluded_below", 1.5), ("long_frames", 9)]
+    ("field", "value"),
+    [("max_objects", 0), ("occluded_below", 1.5), ("long_frames", 9), ("short_frames", 0)],
 )
 def test_config_values_out_of_range_are_named(field: str, value: float) -> None:
     with pytest.raises(ConfigError, match=field):

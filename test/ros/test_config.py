@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,13 +14,15 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
+from diagnostic_msgs.msg import DiagnosticStatus
 from harness import Scene, Tester, start_tracker
 from rcl_interfaces.srv import DescribeParameters, GetParameters, ListParameters
 from sensor_msgs.msg import CameraInfo, CompressedImage
-from test_inputs import TRACKER, call
+from test_inputs import TRACKER, call, diagnosis, values
 
+from panosam2_core.build import shipped_weights
 from panosam2_ros import vision
-from panosam2_ros.parameters import SETTINGS
+from panosam2_ros.parameters import CHECKPOINT_VARIABLE, SETTINGS, tracker_config
 from panosam2_ros.qos import profile, reliability_name
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +54,13 @@ def test_the_parameter_file_has_every_parameter_with_its_default() -> None:
             assert "# live" in line, line
 
 
+def test_memory_settings_reach_the_tracker() -> None:
+    given = {setting.name: setting.default for setting in SETTINGS}
+    assert tracker_config(given).short_frames == 6
+    chosen = tracker_config(given | {"memory.short_frames": 2, "memory.long_frames": 3})
+    assert (chosen.short_frames, chosen.long_frames) == (2, 3)
+
+
 def test_the_networks_input_size_is_a_parameter(env, tmp_path, scene: Scene) -> None:
     settings = "model.input_size:=64x128", "publish.label_resolution:=model", "warmup_frames:=0"
     with start_tracker(env, tmp_path / "log", "/sized", *settings):
@@ -60,6 +70,49 @@ def test_the_networks_input_size_is_a_parameter(env, tmp_path, scene: Scene) -> 
         label_image = tester.heard.labels[stamp]
         tester.close()
     assert (label_image.height, label_image.width) == (64 // 4, 128 // 4)
+
+
+@pytest.mark.parametrize("by_parameter", [False, True])
+def test_the_environment_names_the_weights_unless_a_parameter_does(
+    env, tmp_path, by_parameter: bool
+) -> None:
+    """Also those of nano, which brings its own along."""
+    weights = Path(shutil.copy(shipped_weights("nano"), tmp_path / "weights.safetensors"))
+    settings = ["warmup_frames:=0", *[f"model.checkpoint:={weights}"] * by_parameter]
+    chosen = env | {CHECKPOINT_VARIABLE: "/nowhere.pt" if by_parameter else str(weights)}
+    with start_tracker(chosen, tmp_path / "log", "/chosen", *settings):
+        tester = Tester("/chosen/panosam2", "/chosen/image")
+        report = diagnosis(
+            tester,
+            "model",
+            wanted=lambda s: "checkpoint" in values(s),
+            tracker="/chosen/panosam2",
+        )
+        tester.close()
+    assert values(report)["checkpoint"] == str(weights)
+
+
+@pytest.mark.parametrize(
+    ("variable", "variant", "told"),
+    [
+        ("/nowhere.pt", "nano", "the file is that of $PANOSAM2_CHECKPOINT"),
+        ("", "hiera_t", "or set $PANOSAM2_CHECKPOINT"),
+    ],
+)
+def test_weights_that_are_missing_are_told_with_where_they_are_named(
+    env, tmp_path, variable: str, variant: str, told: str
+) -> None:
+    chosen = env | {CHECKPOINT_VARIABLE: variable}
+    with start_tracker(chosen, tmp_path / "log", "/missing", f"model.variant:={variant}"):
+        tester = Tester("/missing/panosam2", "/missing/image")
+        report = diagnosis(
+            tester,
+            "tracker",
+            wanted=lambda s: s.level == DiagnosticStatus.ERROR,
+            tracker="/missing/panosam2",
+        )
+        tester.close()
+    assert told in report.message
 
 
 def test_an_input_size_without_meaning_is_refused(env, tmp_path) -> None:
@@ -237,6 +290,7 @@ def test_rviz_listens_as_the_node_publishes(fresh: Tester) -> None:
     [
         ("hfov_deg:=180", "hfov_deg: expected a number with a decimal point, got 180 (integer)"),
         ("max_objects:=many", "max_objects: expected a whole number, got many (string)"),
+        ("memory.short_frames:=7", "memory.short_frames: expected 1 to 6, got 7"),
         ("hfov_deg:=.nan", "hfov_deg: expected 1 to 360, got nan"),
     ],
 )
