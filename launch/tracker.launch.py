@@ -2,6 +2,7 @@
 #   ros2 launch panosam2_ros tracker.launch.py image_topic:=/image_raw
 """Launch file of the tracker."""
 
+from ament_index_python.packages import PackageNotFoundError
 from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
@@ -11,16 +12,27 @@ from launch.actions import (
 )
 from launch.conditions import IfCondition
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution
-from launch_ros.actions import LifecycleNode
+from launch_ros.actions import LifecycleNode, Node
 from launch_ros.parameter_descriptions import ParameterValue
-from launch_ros.substitutions import FindPackageShare
+from launch_ros.substitutions import FindPackagePrefix, FindPackageShare
 
 ARGUMENTS = (
     ("image_topic", "/image_raw", "Topic of the camera's images (sensor_msgs/Image).", None),
+    (
+        "camera_info_topic",
+        "/camera_info",
+        "Topic of what the camera says of them; optional.",
+        None,
+    ),
     ("namespace", "", "Namespace of the node; one per camera.", None),
     ("device", "", "auto, cpu, cuda or cuda:N; empty: as in params_file.", None),
     ("variant", "", "Which network; empty: as in params_file.", None),
-    ("checkpoint", "", "Weight file; empty: as in params_file.", None),
+    (
+        "checkpoint",
+        "",
+        "Weight file; empty: as in params_file, else as $PANOSAM2_CHECKPOINT says.",
+        None,
+    ),
     (
         "projection",
         "",
@@ -36,6 +48,18 @@ ARGUMENTS = (
     ("autostart", "true", "Configure and activate the node.", ["true", "false"]),
     ("use_sim_time", "false", "Take the time from /clock.", ["true", "false"]),
     ("use_respawn", "false", "Start the node again when it ends.", ["true", "false"]),
+    (
+        "rviz",
+        "false",
+        "Start rviz2 with config/panosam2.rviz, which shows a tracker without a namespace.",
+        ["true", "false"],
+    ),
+    (
+        "foxglove",
+        "false",
+        "Start foxglove_bridge, to open config/foxglove_layout.json in Foxglove.",
+        ["true", "false"],
+    ),
     ("log_level", "info", "debug, info, warn, error or fatal.", None),
     (
         "large_images",
@@ -75,20 +99,66 @@ def _node(context: LaunchContext) -> list[LifecycleNode]:
         output="screen",
         emulate_tty=True,
         respawn=LaunchConfiguration("use_respawn"),
-        remappings=[("image", LaunchConfiguration("image_topic"))],
+        remappings=[
+            ("image", LaunchConfiguration("image_topic")),
+            ("camera_info", LaunchConfiguration("camera_info_topic")),
+        ],
         parameters=[
             LaunchConfiguration("params_file"),
             {
                 **given,
-                "autostart": ParameterValue(LaunchConfiguration("autostart"), value_type=bool),
-                "use_sim_time": ParameterValue(
-                    LaunchConfiguration("use_sim_time"), value_type=bool
-                ),
+                "autostart": _flag("autostart"),
+                "use_sim_time": _flag("use_sim_time"),
             },
         ],
         arguments=["--ros-args", "--log-level", LaunchConfiguration("log_level")],
     )
     return [node]
+
+
+def _viewers(context: LaunchContext) -> list[Node]:
+    """The programs to look with, if they are wanted.
+
+    Raises:
+        RuntimeError: If one of them is not installed; launch shows its text and ends.
+    """
+    rviz = Node(
+        package="rviz2",
+        executable="rviz2",
+        name="rviz2",
+        output="screen",
+        arguments=["-d", _share("config", "panosam2.rviz")],
+        parameters=[{"use_sim_time": _flag("use_sim_time")}],
+    )
+    bridge = Node(
+        package="foxglove_bridge",
+        executable="foxglove_bridge",
+        name="foxglove_bridge",
+        output="screen",
+        parameters=[{"use_sim_time": _flag("use_sim_time")}],
+    )
+    wanted = [
+        (argument, package, node)
+        for argument, value, package, node in (
+            ("rviz", LaunchConfiguration("rviz"), "rviz2", rviz),
+            ("foxglove", LaunchConfiguration("foxglove"), "foxglove_bridge", bridge),
+        )
+        if value.perform(context) == "true"
+    ]
+    for argument, package, _ in wanted:
+        try:
+            FindPackagePrefix(package).perform(context)
+        except PackageNotFoundError:
+            apt = package.replace("_", "-")
+            raise RuntimeError(
+                f"{argument}:=true needs the package {package}, which is not installed; "
+                f"sudo apt install ros-$ROS_DISTRO-{apt}, or leave {argument}:=false"
+            ) from None
+    return [node for _, _, node in wanted]
+
+
+def _flag(name: str) -> ParameterValue:
+    return ParameterValue(LaunchConfiguration(name), value_type=bool)
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -115,5 +185,10 @@ def generate_launch_description() -> LaunchDescription:
         for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
     ]
     return LaunchDescription(
-        [*declared, GroupAction([*variables, OpaqueFunction(function=_node)])]
+        [
+            *declared,
+            # First, so that nothing is started when one of them is missing.
+            OpaqueFunction(function=_viewers),
+            GroupAction([*variables, OpaqueFunction(function=_node)]),
+        ]
     )

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from panosam2_core.errors import ConfigError
+from panosam2_core.field_of_view import FieldOfView
 
 
 @dataclass(frozen=True)
@@ -94,13 +95,20 @@ class TrackerConfig:
         pano: the frames are equirectangular panoramas. Off: of an ordinary camera, and results
             have no directions.
         hfov_deg: degrees that the columns of a panorama span, in (0, 360]. Under 360 the left
-            and right edges do not meet; degrees per row are then those per column, and the
-            middle row is the horizon.
+            and right edges do not meet.
+        vfov_deg: degrees that the rows of a panorama span, in (0, 180]. ``None``: 180, or where
+            ``hfov_deg`` is under 360, a row as much as a column. A panorama that does not show
+            the whole sphere is not cut into views: ``view`` and ``prompt_view`` are as ``sphere``
+            then (``centred`` only needs edges that meet), and there is no motion gate.
+        middle_lat_deg: latitude of the middle row of a panorama, up-positive; 0: the horizon.
         mask_threshold: logit above which a pixel belongs to an object.
         occluded_below: visibility (0..1) under which an object counts as not visible.
         lost_after_frames: frames out of sight after which an occluded object counts as lost.
         max_objects: upper bound on objects in one stream.
         max_prompted: prompted frames kept per object; the first one and the newest ones stay.
+        short_frames: recent frames looked back on per step besides the prompted ones (SAM2: 6); at
+            most as many as the network knows time codes for, :attr:`ModelConfig.num_memory_maps`
+            less the prompted one's. What is older can be a long-term frame.
         long_frames: long-term frames drawn per step (paper: N_l = 2); 0 switches LSMM off.
         long_capacity: entries of the long-term bank per object.
         long_spacing: least distance in frames between two drawn long-term frames in the
@@ -134,11 +142,14 @@ class TrackerConfig:
 
     pano: bool = True
     hfov_deg: float = 360.0
+    vfov_deg: float | None = None
+    middle_lat_deg: float = 0.0
     mask_threshold: float = 0.0
     occluded_below: float = 0.5
     lost_after_frames: int = 60
     max_objects: int = 64
     max_prompted: int = 4
+    short_frames: int = 6
     long_frames: int = 2
     long_capacity: int = 512
     long_spacing: int = 8
@@ -167,6 +178,7 @@ class TrackerConfig:
             raise ConfigError(f"mask_threshold must be finite, got {self.mask_threshold}")
         if not 0 < self.hfov_deg <= 360:
             raise ConfigError(f"hfov_deg must be in (0, 360], got {self.hfov_deg}")
+        self._check_rows()
         ranges = {
             "occluded_below": (0.0, 1.0),
             "motion_gate_deg": (0.0, 180.0),
@@ -176,6 +188,7 @@ class TrackerConfig:
             "max_objects": (1, 1024),
             "max_local_views": (1, 1024),
             "max_prompted": (1, 64),
+            "short_frames": (1, 16),
             "long_frames": (0, 8),
             "long_capacity": (1, 10**6),
             "long_spacing": (1, 10**6),
@@ -184,10 +197,17 @@ class TrackerConfig:
             if not low <= getattr(self, name) <= high:
                 raise ConfigError(f"{name} must be in [{low}, {high}], got {getattr(self, name)}")
 
+    def _check_rows(self) -> None:
+        vfov, middle = self.vfov_deg, self.middle_lat_deg
+        if vfov is not None and not 0 < vfov <= 180:
+            raise ConfigError(f"vfov_deg must be in (0, 180], got {vfov}")
+        if not abs(middle) + (vfov or 0) / 2 <= 90 + 1e-6:
+            raise ConfigError(f"middle_lat_deg={middle} and vfov_deg={vfov} reach beyond a pole")
+
     @property
     def wraps(self) -> bool:
         """Whether the left and right edges of a frame meet."""
-        return self.pano and self.hfov_deg == 360
+        return self.pano and self.fov.wraps
 
     @property
     def turns(self) -> bool:
@@ -197,12 +217,18 @@ class TrackerConfig:
     @property
     def zooms(self) -> bool:
         """Whether small objects are followed in crops."""
-        return self.wraps and self.view in ("local", "auto")
+        return self.is_whole and self.view in ("local", "auto")
 
     @property
-    def hfov(self) -> float:
-        """Radians that the columns of a panorama span."""
-        return math.radians(self.hfov_deg)
+    def is_whole(self) -> bool:
+        """Whether the frames show the whole sphere."""
+        return self.pano and self.fov.is_whole
+
+    @property
+    def fov(self) -> FieldOfView:
+        """The part of the sphere that a panorama shows."""
+        vfov = None if self.vfov_deg is None else math.radians(self.vfov_deg)
+        return FieldOfView(math.radians(self.hfov_deg), vfov, math.radians(self.middle_lat_deg))
 
 
 def check_input_size(size_hw: tuple[int, int]) -> None:

@@ -100,7 +100,7 @@ class FrameStep:
     @property
     def gated(self) -> bool:
         """Whether objects are held to where they can have moved."""
-        return self.config.motion_gate_deg > 0 and self.config.wraps
+        return self.config.motion_gate_deg > 0 and self.config.is_whole
 
     def local_view(self, region: BFoV) -> LocalView:
         """Look at a region, snapped to the frame's pixels.
@@ -167,7 +167,7 @@ class FrameStep:
 
     def _segment(self, points: PointPrompts, features: ImageFeatures) -> tuple[Chart, Decoded]:
         """Find what was clicked: in a view about it, or on the panorama."""
-        if self.whole.pano and self.config.prompt_view == "auto":
+        if self.config.is_whole and self.config.prompt_view == "auto":
             seen = look(self.model, self.frame, points)
             if seen is not None:
                 return LocalView(seen[1]), seen[0]
@@ -309,7 +309,7 @@ class FrameStep:
         Returns:
             Whether it is.
         """
-        return track.lost and self.config.wraps and self.config.view == "auto"
+        return track.lost and self.config.is_whole and self.config.view == "auto"
 
     def _look(self, sights: Sequence[Sight]) -> list[Prediction]:
         groups: dict[object, list[Sight]] = defaultdict(list)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from panosam2_core.errors import PromptError
-from panosam2_core.geometry.erp import pixel_pitch
+from panosam2_core.field_of_view import WHOLE_PANORAMA, FieldOfView
 from panosam2_core.prompts import Prompt
 
 Pixel = tuple[float, float]
@@ -19,7 +19,7 @@ _INSIDE = 1e-6  # pixels; the lower edge of the last row is no longer in the fra
 
 
 def pixel_of_lonlat(
-    lon: float, lat: float, size_hw: tuple[int, int], hfov: float = math.tau
+    lon: float, lat: float, size_hw: tuple[int, int], fov: FieldOfView = WHOLE_PANORAMA
 ) -> Pixel:
     """Find the pixel that looks in a direction.
 
@@ -27,7 +27,7 @@ def pixel_of_lonlat(
         lon: longitude in radians, left-positive (REP-103); any number of turns.
         lat: latitude in radians, up-positive, in [-pi/2, pi/2].
         size_hw: (height, width) of the panorama in pixels.
-        hfov: radians that its columns span, as :attr:`TrackerConfig.hfov`.
+        fov: the part of the sphere that it shows, as :attr:`TrackerConfig.fov`.
 
     Returns:
         ``(u, v)`` with ``0 <= u < W`` and ``0 <= v < H``.
@@ -43,28 +43,30 @@ def pixel_of_lonlat(
             f"got {math.degrees(lon):g} and {math.degrees(lat):g} degrees",
         )
     height, width = size_hw
-    per_column, per_row = pixel_pitch(size_hw, hfov)
+    per_column, per_row = fov.pitch(size_hw)
     lon = math.remainder(lon, math.tau)
-    u, v = 0.5 * width - lon / per_column, 0.5 * height - lat / per_row
-    if hfov < math.tau and not (0 <= u < width and 0 <= v < height):
+    u, v = 0.5 * width - lon / per_column, 0.5 * height - (lat - fov.middle_lat) / per_row
+    if fov.wraps and u >= width:  # half a turn to the right is the left edge again
+        u = 0.0
+    if not fov.is_whole and not (-_INSIDE <= u < width and -_INSIDE <= v < height):
         raise PromptError(
             "BAD_COORDS",
             f"longitude {math.degrees(lon):g} and latitude {math.degrees(lat):g} degrees are "
-            f"outside a panorama of {math.degrees(hfov):g} degrees, {width}x{height} pixels",
+            f"outside the part of the sphere that the {width}x{height} image shows",
         )
-    # Half a turn to the right is the left edge again, and rounding may leave the picture.
-    return max(0.0, u) if u < width else 0.0, min(max(0.0, v), height - _INSIDE)
+    # Rounding may leave the picture.
+    return max(0.0, u), min(max(0.0, v), height - _INSIDE)
 
 
 def pixel_of_bearing(
-    bearing: Sequence[float], size_hw: tuple[int, int], hfov: float = math.tau
+    bearing: Sequence[float], size_hw: tuple[int, int], fov: FieldOfView = WHOLE_PANORAMA
 ) -> Pixel:
     """Find the pixel that looks along a vector.
 
     Args:
         bearing: (3,) vector of any length above 0: x forward, y left, z up (REP-103).
         size_hw: (height, width) of the panorama in pixels.
-        hfov: radians that its columns span.
+        fov: the part of the sphere that it shows.
 
     Returns:
         ``(u, v)`` with ``0 <= u < W`` and ``0 <= v < H``.
@@ -78,7 +80,7 @@ def pixel_of_bearing(
         raise PromptError("BAD_COORDS", f"a bearing must be finite, got ({x}, {y}, {z})")
     if x == y == z == 0:
         raise PromptError("BAD_COORDS", "a bearing must not be the zero vector")
-    return pixel_of_lonlat(math.atan2(y, x), math.atan2(z, math.hypot(x, y)), size_hw, hfov)
+    return pixel_of_lonlat(math.atan2(y, x), math.atan2(z, math.hypot(x, y)), size_hw, fov)
 
 
 def scribble_prompt(

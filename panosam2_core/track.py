@@ -105,6 +105,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--hfov", type=float, default=360.0, metavar="DEG", help="of a panorama that is not closed"
     )
+    parser.add_argument(
+        "--vfov", type=float, metavar="DEG", help="of one that does not reach the poles"
+    )
     _add_object(parser)
     _add_network(parser)
     args = parser.parse_args(argv)
@@ -167,6 +170,7 @@ def _run(args: argparse.Namespace, console: Console, signals: list[int]) -> None
     config = TrackerConfig(
         pano=not args.flat,
         hfov_deg=args.hfov,
+        vfov_deg=args.vfov,
         long_frames=args.long_frames,
         view=args.view,
         prompt_view=args.prompt_view,
@@ -239,6 +243,7 @@ def _settings(args: argparse.Namespace, prompts: list[Prompt]) -> dict[str, Any]
         },
         "pano": not args.flat,
         "hfov_deg": args.hfov,
+        "vfov_deg": args.vfov,
         "precision": args.precision,
         "yaw_true": args.yaw_true,
         "variant": args.variant,

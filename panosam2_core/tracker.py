@@ -16,7 +16,13 @@ from torch import Tensor
 from panosam2_core.centring import columns_of, free_edge, least_step, move
 from panosam2_core.charts import Chart, LocalView
 from panosam2_core.config import TrackerConfig
-from panosam2_core.errors import FrameError, PromptError, SnapshotError, UnknownObjectError
+from panosam2_core.errors import (
+    ConfigError,
+    FrameError,
+    PromptError,
+    SnapshotError,
+    UnknownObjectError,
+)
 from panosam2_core.frame_step import Clock, FrameStep
 from panosam2_core.geometry.bfov import BFoV
 from panosam2_core.geometry.region import RegionMeasure, measure
@@ -55,7 +61,8 @@ class PanoTracker:
             robot's own body. It never enters masks or memory.
 
     Raises:
-        ConfigError: for an ``ignored`` of another shape, or one that leaves nothing.
+        ConfigError: for an ``ignored`` of another shape, or one that leaves nothing, or for more
+            ``short_frames`` than the network knows.
     """
 
     def __init__(
@@ -66,6 +73,12 @@ class PanoTracker:
     ) -> None:
         self.model = model
         self.config = config or TrackerConfig()
+        most = model.num_maskmem - 1
+        if self.config.short_frames > most:
+            raise ConfigError(
+                f"short_frames must be in [1, {most}], got {self.config.short_frames}: the "
+                f"network has time codes for {most} recent frames"
+            )
         self._ignored = (
             None if ignored is None else IgnoredRegion(ignored, model.pixel_mean.device)
         )
@@ -219,7 +232,7 @@ class PanoTracker:
             "input_size": list(self.model.input_size),
             "width": model.width,
             "memory_dim": model.memory_dim,
-            "maps": self.model.num_maskmem,
+            "maps": self.config.short_frames + 1,
             "pointers": self.model.max_obj_ptrs_in_encoder,
             "long_capacity": self.config.long_capacity,
         }
@@ -331,7 +344,7 @@ class PanoTracker:
 
     def _empty_memory(self) -> ObjectMemory:
         return ObjectMemory(
-            num_maps=self.model.num_maskmem,
+            num_maps=self.config.short_frames + 1,
             num_pointers=self.model.max_obj_ptrs_in_encoder,
             max_prompted=self.config.max_prompted,
             long_capacity=self.config.long_capacity,
@@ -468,9 +481,7 @@ class PanoTracker:
         visibility = 1 / (1 + float(np.exp(-logit)))
         mask = (full > config.mask_threshold).cpu().numpy()
         region = (
-            measure(mask, config.pano, config.hfov)
-            if visibility >= config.occluded_below
-            else None
+            measure(mask, config.pano, config.fov) if visibility >= config.occluded_below else None
         )
         if region is None:
             mask = np.zeros(mask.shape, np.bool_)

@@ -22,6 +22,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header, UInt64
 from std_srvs.srv import SetBool
 
+from panosam2_ros import overrides
 from panosam2_ros.images import to_image
 from panosam2_ros.msg import FrameStats
 from panosam2_ros.process import refuse_other_arguments, running, until_shutdown
@@ -50,7 +51,9 @@ class Camera360(Node):
         """Declares parameters and topics."""
         super().__init__("camera_360")
         for name, default, description in _PARAMETERS:
+            overrides.check(self, name, default)
             self.declare_parameter(name, default, ParameterDescriptor(description=description))
+        overrides.warn_of_unknown(self)
         self.failed = False
         self._stop = threading.Event()
         self._playing = threading.Event()

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from panosam2_core import ObjectState
+from panosam2_ros.camera_info import CameraInfoInput
 from panosam2_ros.diagnostics import ERROR, WARN, Report
 from panosam2_ros.image_input import ImageInput
 from panosam2_ros.stream import Outcome
@@ -76,6 +77,7 @@ class Health:
         self,
         counts: Counts | None,
         source: ImageInput | None,
+        camera_info: CameraInfoInput | None,
         values: Mapping[str, Any],
         device: str,
     ) -> list[Report]:
@@ -84,6 +86,7 @@ class Health:
         Args:
             counts: Of the worker, None while the node is not active.
             source: The input, likewise.
+            camera_info: Likewise.
             values: Parameters by name.
             device: That the model is on; "none" without a model.
 
@@ -92,7 +95,7 @@ class Health:
         """
         return [
             self._tracker(counts, source, values, loaded=device != "none"),
-            _input(source, values),
+            _input(source, camera_info, values),
             self._gpu(device, counts),
             Report("model", self.model or {"variant": values["model.variant"]}),
             self._object_report(),
@@ -181,7 +184,8 @@ def shape_hint(size_hw: tuple[int, int] | None, values: Mapping[str, Any]) -> st
     Returns:
         The hint; empty if all is well.
     """
-    whole = values["projection"] == "equirectangular" and values["hfov_deg"] == 360
+    whole = values["projection"] == "equirectangular" and not values.get("crop")
+    whole = whole and values["hfov_deg"] == 360 and values["vfov_deg"] == 180
     if size_hw is None or not whole:
         return ""
     height, width = size_hw
@@ -189,20 +193,23 @@ def shape_hint(size_hw: tuple[int, int] | None, values: Mapping[str, Any]) -> st
         return ""
     return (
         f"the images are {width}x{height}, but a whole equirectangular panorama is twice as wide "
-        "as high; set projection:=perspective for an ordinary camera, hfov_deg for a part of a "
-        "panorama, or let the driver stitch (two fisheye circles are no panorama)"
+        "as high; set projection:=perspective for an ordinary camera, hfov_deg or vfov_deg for a "
+        "part of a panorama, or let the driver stitch (two fisheye circles are no panorama)"
     )
 
 
-def _input(source: ImageInput | None, values: Mapping[str, Any]) -> Report:
-    if source is None:
+def _input(
+    source: ImageInput | None, camera_info: CameraInfoInput | None, values: Mapping[str, Any]
+) -> Report:
+    if source is None or camera_info is None:
         return Report("input", {})
     nobody = f"no camera publishes {source.topic}; remap the input `image` to your camera's"
     starving = source.starvation
     shape = shape_hint(source.size_hw, values)
     lonely = not source.publishers
     size = "" if source.size_hw is None else f"{source.size_hw[1]}x{source.size_hw[0]}"
-    hint = nobody if lonely else starving or shape
+    other = camera_info.fault(source.size_hw)
+    hint = nobody if lonely else starving or other or shape
     facts = {
         "topic": source.topic,
         "encoding": source.encoding,
@@ -215,12 +222,14 @@ def _input(source: ImageInput | None, values: Mapping[str, Any]) -> Report:
         "lost": source.lost_count,
         "rate_hz": source.rate_hz,
         "stamp_skew_ms": source.stamp_skew_ms,
+        "camera_info": camera_info.summary,
         "hint": hint,
     }
     return (
         Report("input", facts)
         .check(lonely, WARN, nobody)
         .check(bool(starving), WARN, starving)
+        .check(bool(other), WARN, other)
         .check(bool(shape), WARN, shape)
     )
 

@@ -13,7 +13,7 @@ from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from panosam2_core import FrameResult, ObjectResult, ObjectState
-from panosam2_core.geometry.erp import pixel_pitch
+from panosam2_core.field_of_view import FieldOfView
 from panosam2_core.media.overlay import colour
 from panosam2_ros.axes import Axes
 
@@ -26,7 +26,7 @@ def to_markers(
     result: FrameResult | None,
     states: Mapping[int, ObjectState],
     *,
-    hfov: float,
+    fov: FieldOfView,
     axes: Axes,
     frame_id: str,
 ) -> MarkerArray:
@@ -36,7 +36,7 @@ def to_markers(
         header: Of the image.
         result: What the tracker found, None if nothing is tracked.
         states: The state per object id.
-        hfov: Radians that the columns of the image span.
+        fov: The part of the sphere that the image shows.
         axes: To give directions in.
         frame_id: Frame with these axes; empty: the image's.
 
@@ -60,7 +60,7 @@ def to_markers(
         name.text = found.label or str(object_id)
         outline = _marker(head, "outline", object_id, Marker.LINE_LIST, paint)
         outline.scale.x = 0.01
-        outline.points = _outline(found, hfov, axes)
+        outline.points = _outline(found, fov, axes)
         msg.markers += [arrow, name, outline]
     return msg
 
@@ -73,17 +73,16 @@ def _marker(head: Header, space: str, object_id: int, kind: int, paint: ColorRGB
     return marker
 
 
-def _outline(found: ObjectResult, hfov: float, axes: Axes) -> list[Point]:
+def _outline(found: ObjectResult, fov: FieldOfView, axes: Axes) -> list[Point]:
     """Both ends of every piece of the mask's contours; a piece across the seam stays short."""
     mask = found.mask.astype(np.uint8)
     contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     height, width = mask.shape
-    pitch = pixel_pitch((height, width), hfov)
     points: list[Point] = []
     for contour in contours:
         step = max(1, len(contour) // OUTLINE_POINTS)
         ring = [
-            _point(_direction(u, v, (height, width), pitch, axes), 1.0)
+            _point(_direction(u, v, (height, width), fov, axes), 1.0)
             for u, v in contour[::step, 0].tolist()
         ]
         for start, end in zip(ring, [*ring[1:], ring[0]], strict=True):
@@ -92,11 +91,11 @@ def _outline(found: ObjectResult, hfov: float, axes: Axes) -> list[Point]:
 
 
 def _direction(
-    u: float, v: float, size_hw: tuple[int, int], pitch: tuple[float, float], axes: Axes
+    u: float, v: float, size_hw: tuple[int, int], fov: FieldOfView, axes: Axes
 ) -> tuple[float, float, float]:
-    per_column, per_row = pitch
+    per_column, per_row = fov.pitch(size_hw)
     lon = (size_hw[1] / 2 - u - 0.5) * per_column
-    lat = (size_hw[0] / 2 - v - 0.5) * per_row
+    lat = (size_hw[0] / 2 - v - 0.5) * per_row + fov.middle_lat
     flat = math.cos(lat)
     return axes.vector_out((flat * math.cos(lon), flat * math.sin(lon), math.sin(lat)))
 

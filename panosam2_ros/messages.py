@@ -13,6 +13,7 @@ from geometry_msgs.msg import Point, Vector3
 from std_msgs.msg import Header
 
 from panosam2_core import FrameResult, ObjectResult, ObjectState, Prompt, PromptError
+from panosam2_core.field_of_view import FieldOfView
 from panosam2_core.prompting import label_image_prompts, pixel_of_bearing, pixel_of_lonlat
 from panosam2_ros.axes import Axes
 from panosam2_ros.images import ImageError, to_image, to_labels
@@ -32,7 +33,7 @@ def to_prompts(
     msg: PromptMsg,
     size_hw: tuple[int, int],
     *,
-    hfov: float | None,
+    fov: FieldOfView | None,
     free_ids: Iterator[int],
     axes: Axes = _IMAGE_AXES,
     max_objects: int | None = None,
@@ -42,7 +43,7 @@ def to_prompts(
     Args:
         msg: The message.
         size_hw: (height, width) of the image that it is about.
-        hfov: Radians that the columns of a panorama span; None for an ordinary camera, in whose
+        fov: The part of the sphere that a panorama shows; None for an ordinary camera, in whose
             images angles mean nothing.
         free_ids: Ids for objects whose sender left the choice to us.
         axes: That directions are given in.
@@ -61,13 +62,13 @@ def to_prompts(
                 "BAD_MASK", "a prompt needs points and/or a box, or else a mask; got both"
             )
         return _mask_prompts(msg, size_hw, free_ids, max_objects)
-    points = [_pixel(msg.coordinates, p, size_hw, hfov, axes) for p in msg.points]
+    points = [_pixel(msg.coordinates, p, size_hw, fov, axes) for p in msg.points]
     return [
         Prompt(
             object_id=msg.object_id or next(free_ids),
             points=points,
             labels=list(msg.point_labels),
-            box=_box(msg, size_hw, hfov, axes),
+            box=_box(msg, size_hw, fov, axes),
             label=msg.label,
             refine=msg.action == PromptMsg.REFINE,
             replace=msg.action == PromptMsg.REPLACE,
@@ -94,7 +95,7 @@ def _mask_prompts(
 
 
 def _box(
-    msg: PromptMsg, size_hw: tuple[int, int], hfov: float | None, axes: Axes
+    msg: PromptMsg, size_hw: tuple[int, int], fov: FieldOfView | None, axes: Axes
 ) -> tuple[float, float, float, float] | None:
     if not msg.box:
         return None
@@ -111,13 +112,13 @@ def _box(
         return (x0 * width, y0 * height, x1 * width, y1 * height)
     if msg.coordinates == PromptMsg.BEARING:
         raise PromptError("BAD_COORDS", "a box cannot be given as bearings; use LONLAT_DEG")
-    left, top = _pixel(msg.coordinates, Point(x=x0, y=y0), size_hw, hfov, axes)
-    right, bottom = _pixel(msg.coordinates, Point(x=x1, y=y1), size_hw, hfov, axes)
+    left, top = _pixel(msg.coordinates, Point(x=x0, y=y0), size_hw, fov, axes)
+    right, bottom = _pixel(msg.coordinates, Point(x=x1, y=y1), size_hw, fov, axes)
     return (left, top, right, bottom)
 
 
 def _pixel(
-    coordinates: int, point: Point, size_hw: tuple[int, int], hfov: float | None, axes: Axes
+    coordinates: int, point: Point, size_hw: tuple[int, int], fov: FieldOfView | None, axes: Axes
 ) -> Pixel:
     height, width = size_hw
     if not all(math.isfinite(value) for value in (point.x, point.y, point.z)):
@@ -134,15 +135,15 @@ def _pixel(
         )
     if coordinates not in (PromptMsg.LONLAT_DEG, PromptMsg.BEARING):
         raise PromptError("BAD_COORDS", f"coordinates must be 0 to 3, got {coordinates}")
-    if hfov is None:
+    if fov is None:
         raise PromptError(
             "BAD_COORDS",
             "angles need projection:=equirectangular; use PIXEL or NORMALIZED coordinates",
         )
     if coordinates == PromptMsg.BEARING:
-        return pixel_of_bearing(axes.vector_in((point.x, point.y, point.z)), size_hw, hfov)
+        return pixel_of_bearing(axes.vector_in((point.x, point.y, point.z)), size_hw, fov)
     lon = axes.lon_in(math.radians(point.x))
-    return pixel_of_lonlat(lon, math.radians(point.y), size_hw, hfov)
+    return pixel_of_lonlat(lon, math.radians(point.y), size_hw, fov)
 
 
 class LastSeen:

@@ -26,6 +26,7 @@ from panosam2_ros.messages import to_object_array
 from panosam2_ros.msg import FrameStats, PromptResult, TrackedObjectArray
 from panosam2_ros.qos import profile
 from panosam2_ros.stream import Outcome, Stream
+from panosam2_ros.vision import VisionOutputs
 
 
 class Outputs:
@@ -50,6 +51,7 @@ class Outputs:
         self._follow_info = make(CameraInfo, "~/follow/camera_info", picture)
         self._follow_transform = make(TransformStamped, "~/follow/transform", profile(1))
         self._follower = Follower()
+        self._vision = VisionOutputs(node)
 
     def publish(
         self, header: Header, outcome: Outcome, stream: Stream, values: Mapping[str, Any]
@@ -83,6 +85,7 @@ class Outputs:
         )
         self._label_image.publish(to_image(header, shown, values["publish.label_encoding"]))
         self._objects.publish(objects)
+        self._vision.publish(objects, values["visibility.occluded_below"])
         return objects, 1e3 * (time.monotonic() - begin)
 
     def publish_pictures(
@@ -140,14 +143,14 @@ class Outputs:
                 header,
                 outcome.result,
                 outcome.states,
-                hfov=config.hfov,
+                fov=config.fov,
                 axes=axes,
                 frame_id=frame_id,
             )
             self._markers.publish(markers)
         self._follower.aim(outcome.result, values["follow.object_id"])
         followers = (self._follow_image, self._follow_info, self._follow_transform)
-        if not config.wraps or not any(p.get_subscription_count() for p in followers):
+        if not config.is_whole or not any(p.get_subscription_count() for p in followers):
             return
         view = self._follower.look(
             header,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,9 @@ from panosam2_core import TrackerConfig
 from panosam2_core.build import PRESETS
 from panosam2_core.config import PROMPT_VIEWS, VIEWS
 from panosam2_core.errors import ConfigError
+from panosam2_ros import overrides
 from panosam2_ros.axes import Axes
+from panosam2_ros.camera_info import Crop
 from panosam2_ros.stream import Rules
 
 if TYPE_CHECKING:
@@ -49,11 +52,17 @@ class Setting:
     live: bool = False
 
 
+CHECKPOINT_VARIABLE = "PANOSAM2_CHECKPOINT"
+
 _TRACKER = TrackerConfig()
 SETTINGS = (
     Setting("autostart", True, "Configure and activate without being asked to."),
     Setting("model.variant", "nano", "Which network. nano brings its weights along."),
-    Setting("model.checkpoint", "", "Weight file; empty takes the weights that come along."),
+    Setting(
+        "model.checkpoint",
+        "",
+        f"Weight file; empty: that of ${CHECKPOINT_VARIABLE}, or else the one that comes along.",
+    ),
     Setting(
         "model.input_size",
         "",
@@ -76,6 +85,13 @@ SETTINGS = (
     Setting("device", "auto", "auto, cpu, cuda or cuda:N."),
     Setting("warmup_frames", 2, "Frames to run before the node is ready.", (0, 50)),
     Setting("max_objects", 8, "Most objects at a time.", (1, 64)),
+    Setting(
+        "memory.short_frames",
+        _TRACKER.short_frames,
+        "Recent frames that are looked back on, besides the prompted ones. At most 6: the "
+        "networks were trained with time codes for so many.",
+        (1, 6),
+    ),
     Setting(
         "memory.long_frames",
         _TRACKER.long_frames,
@@ -222,6 +238,13 @@ SETTINGS = (
         (1.0, 360.0),
     ),
     Setting(
+        "vfov_deg",
+        180.0,
+        "Degrees that the rows of a panorama span, the horizon in the middle; under 180 it does "
+        "not reach the poles. 180 with hfov_deg under 360: a row as much as a column.",
+        (1.0, 180.0),
+    ),
+    Setting(
         "yaw_offset_deg",
         0.0,
         "Direction of the image centre, in degrees to the left of the bearing frame's x axis.",
@@ -302,13 +325,18 @@ _BY_NAME = {setting.name: setting for setting in SETTINGS}
 
 
 def declare(node: Node) -> None:
-    """Declares all parameters on a node.
+    """Declares all parameters on a node, and warns of values for others.
 
     Args:
         node: The node.
+
+    Raises:
+        ConfigError: If a value that it was started with has the wrong type or is out of range.
     """
     for setting in SETTINGS:
+        overrides.check(node, setting.name, setting.default, setting.limits)
         node.declare_parameter(setting.name, setting.default, _descriptor(setting))
+    overrides.warn_of_unknown(node)
 
 
 def values(node: Node) -> dict[str, Any]:
@@ -360,6 +388,33 @@ def check(current: Mapping[str, Any]) -> None:
             raise ConfigError(f"parameter {setting.name}: {reason}")
 
 
+def checkpoint(current: Mapping[str, Any]) -> str:
+    """The weight file that is asked for: by the parameter, or else by the environment.
+
+    The variable counts for nano, too: whoever set it would be surprised if it did not.
+
+    Args:
+        current: Values by name.
+
+    Returns:
+        The path; empty for the weights that come along.
+    """
+    return current["model.checkpoint"] or os.environ.get(CHECKPOINT_VARIABLE, "")
+
+
+def in_crop(current: Mapping[str, Any], crop: Crop | None) -> dict[str, Any]:
+    """The values for images that the camera says to be a part of a panorama.
+
+    Args:
+        current: Values by name.
+        crop: The part; None if the camera does not say so.
+
+    Returns:
+        The values, with the part under the name "crop".
+    """
+    return {**current, "crop": crop}
+
+
 def tracker_config(current: Mapping[str, Any]) -> TrackerConfig:
     """The tracker's settings.
 
@@ -369,13 +424,21 @@ def tracker_config(current: Mapping[str, Any]) -> TrackerConfig:
     Returns:
         The settings.
     """
+    crop, hfov, vfov = current.get("crop"), current["hfov_deg"], current["vfov_deg"]
+    if crop is not None:  # the camera knows better, and says all of it
+        hfov, vfov = crop.hfov_deg, crop.vfov_deg
+    elif vfov == 180:
+        vfov = None
     return TrackerConfig(
         pano=current["projection"] == "equirectangular",
-        hfov_deg=current["hfov_deg"],
+        hfov_deg=hfov,
+        vfov_deg=vfov,
+        middle_lat_deg=crop.middle_lat_deg if crop else 0.0,
         mask_threshold=current["mask_threshold"],
         motion_gate_deg=current["motion_gate_deg"],
         occluded_below=current["visibility.occluded_below"],
         max_objects=current["max_objects"],
+        short_frames=current["memory.short_frames"],
         long_frames=current["memory.long_frames"],
         view=current["view"],
         max_local_views=current["max_local_views"],
@@ -414,8 +477,9 @@ def axes(current: Mapping[str, Any]) -> Axes:
     Returns:
         The axes.
     """
-    yaw = math.radians(current["yaw_offset_deg"])
-    return Axes(yaw, current["frame_convention"] == "optical")
+    crop = current.get("crop")
+    yaw = current["yaw_offset_deg"] + (crop.yaw_deg if crop else 0.0)
+    return Axes(math.radians(yaw), current["frame_convention"] == "optical")
 
 
 def _fault(setting: Setting, value: Value) -> str:

@@ -14,8 +14,10 @@ import rclpy
 import rclpy.utilities
 from rclpy._rclpy_pybind11 import RCLError
 from rclpy.executors import ExternalShutdownException
-from rclpy.logging import get_logging_directory
+from rclpy.logging import get_logger, get_logging_directory
 from rclpy.node import Node
+
+from panosam2_core.errors import ConfigError
 
 AnyNode = TypeVar("AnyNode", bound=Node)
 
@@ -54,9 +56,17 @@ def running(make_node: Callable[[], AnyNode], args: list[str] | None) -> Iterato
 
     Yields:
         The node.
+
+    Raises:
+        SystemExit: 1, after one line in the log, if a parameter cannot be what it was set to.
     """
     rclpy.init(args=[*(sys.argv if args is None else args), *_without_log_file()])
-    node = make_node()
+    try:
+        node = make_node()
+    except ConfigError as error:
+        get_logger("panosam2_ros").fatal(str(error))
+        rclpy.try_shutdown()
+        raise SystemExit(1) from None
     try:
         yield node
     except (KeyboardInterrupt, ExternalShutdownException):

@@ -446,7 +446,7 @@ class Stream:
         return to_prompts(
             order,
             size_hw,
-            hfov=self.tracker.config.hfov if self.tracker.config.pano else None,
+            fov=self.tracker.config.fov if self.tracker.config.pano else None,
             free_ids=free_ids(taken, self.rules.max_id),
             axes=self.rules.axes,
             max_objects=self.tracker.config.max_objects,

@@ -32,10 +32,19 @@ from rclpy.parameter import Parameter
 from std_msgs.msg import Header
 from std_srvs.srv import SetBool, Trigger
 
-from panosam2_core import ConfigError, PanoSAM2Error, PanoTracker, Prompt, load_model
+from panosam2_core import (
+    CheckpointError,
+    ConfigError,
+    PanoSAM2Error,
+    PanoTracker,
+    Prompt,
+    load_model,
+)
 from panosam2_core.allocator import keep_freed_memory
 from panosam2_core.build import shipped_weights
+from panosam2_core.model import PanoSAM2
 from panosam2_ros import parameters
+from panosam2_ros.camera_info import CameraInfoInput, Crop
 from panosam2_ros.diagnostics import to_message
 from panosam2_ros.health import Health, gpu_memory_mb, shape_hint
 from panosam2_ros.image_input import ImageInput
@@ -78,11 +87,12 @@ class TrackerNode(LifecycleNode):
         self._stream: Stream | None = None
         self._worker: Worker[AnyImage, PromptMsg] | None = None
         self._input: ImageInput | None = None
+        self._camera_info: CameraInfoInput | None = None
         self._arrived = 0
         self._complaining = threading.Lock()
         self._last_stamp = 0
         self._complaints: dict[str, float] = {}
-        self._told_shape = ""
+        self._told_shape = self._told_info = ""
         self._health = Health()
         self._outputs = Outputs(self)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", profile(10))
@@ -129,6 +139,7 @@ class TrackerNode(LifecycleNode):
             return TransitionCallbackReturn.FAILURE
         self._health.start()
         self._worker = Worker(self._work)
+        self._camera_info = CameraInfoInput(self, "camera_info")
         self._input = ImageInput(
             self,
             "image",
@@ -203,22 +214,15 @@ class TrackerNode(LifecycleNode):
         values = self._values = self._applied = parameters.values(self)
         parameters.check(values)
         begin = time.monotonic()
-        variant, device = values["model.variant"], values["device"]
-        model = load_model(
-            variant,
-            checkpoint=values["model.checkpoint"] or None,
-            device=device,
-            input_size=values["model.input_size"] or None,
-            precision=values["model.precision"],
-            yaw_true=values["model.yaw_true"] or None,
-        )
+        variant = values["model.variant"]
+        model = _model(values)
         loaded = time.monotonic()
         self.get_logger().info(f"model {variant} loaded in {loaded - begin:.1f} s; warming up")
         config = parameters.tracker_config(values)
         tracker = PanoTracker(model, config, _ignored(values["ignore_mask"]))
         _warm_up(PanoTracker(model, config), values["warmup_frames"])
         warm = time.monotonic()
-        file = Path(values["model.checkpoint"] or shipped_weights(variant))
+        file = Path(parameters.checkpoint(values) or shipped_weights(variant))
         precision = str(model.precision).removeprefix("torch.")
         self._health.model = {
             "variant": variant,
@@ -242,12 +246,13 @@ class TrackerNode(LifecycleNode):
             torch.cuda.empty_cache()
 
     def _stop(self) -> None:
-        if self._input is not None:
-            self._input.close()
+        for source in (self._input, self._camera_info):
+            if source is not None:
+                source.close()
         left = self._worker.stop() if self._worker is not None else []
         if self._stream is not None:
             left = [*self._stream.reset(), *left]
-        self._input = self._worker = None
+        self._input = self._camera_info = self._worker = None
         self._last_stamp = 0
         self._health.start()
         with until_shutdown(self):
@@ -342,6 +347,11 @@ class TrackerNode(LifecycleNode):
 
     def _complain(self, text: str) -> None:
         """Logs an error, but not with every image; from either thread."""
+        if self._is_news(text):
+            self.get_logger().error(text)
+
+    def _is_news(self, text: str) -> bool:
+        """Whether nothing of the kind was told in the last seconds."""
         now = time.monotonic()
         kind = re.sub(r"\d+", "#", text)  # sizes differ from one image to the next
         with self._complaining:
@@ -349,8 +359,7 @@ class TrackerNode(LifecycleNode):
             if not silent:
                 self._complaints = {k: t for k, t in self._complaints.items() if t > now - 60}
                 self._complaints[kind] = now
-        if not silent:
-            self.get_logger().error(text)
+        return not silent
 
     @property
     def _input_topic(self) -> str:
@@ -409,20 +418,35 @@ class TrackerNode(LifecycleNode):
 
     def _apply_parameters(self, stream: Stream) -> dict[str, Any]:
         """Takes over what was set since the last frame; never in the middle of one."""
-        values = self._values
-        if values is not self._applied:
+        crop = self._crop()
+        values = parameters.in_crop(self._values, crop)
+        if crop != self._applied.get("crop"):
+            told = "a whole panorama" if crop is None else f"a part of a panorama: {crop}"
+            self.get_logger().info(f"camera_info says that the images are {told}")
+        if values != self._applied:
             stream.tracker.config = parameters.tracker_config(values)
             stream.rules = parameters.rules(values)
             self._applied = values
         return values
 
+    def _crop(self) -> Crop | None:
+        """The part of a panorama that the images are, if the camera says so."""
+        if self._input is None or self._camera_info is None:
+            return None
+        return self._camera_info.crop(self._input.size_hw)
+
     def _look_at(self, outcome: Outcome) -> None:
         """Notes the size of compressed images, and tells what shape is expected."""
-        if self._input is None:
+        if self._input is None or self._camera_info is None:
             return
         size_hw = (outcome.rgb.shape[0], outcome.rgb.shape[1])
         self._input.size_hw = size_hw
-        hint = shape_hint(size_hw, self._values)
+        fault = self._camera_info.fault(size_hw)
+        if fault != self._told_info:
+            self._told_info = fault
+            if fault and self._is_news(fault):
+                self.get_logger().warning(fault)
+        hint = shape_hint(size_hw, self._applied)
         if hint != self._told_shape:
             self._told_shape = hint
             if hint:
@@ -500,10 +524,36 @@ class TrackerNode(LifecycleNode):
 
     def _publish_diagnostics(self) -> None:
         counts = self._worker.counts if self._worker is not None else None
-        reports = self._health.reports(counts, self._input, self._values, self._device)
+        values = parameters.in_crop(self._values, self._crop())
+        reports = self._health.reports(
+            counts, self._input, self._camera_info, values, self._device
+        )
         stamp = self.get_clock().now().to_msg()
         name = self.get_fully_qualified_name().lstrip("/")  # several cameras stay apart
         self._diagnostics.publish(to_message(stamp, name, self._device, reports))
+
+
+def _model(values: dict[str, Any]) -> PanoSAM2:
+    """Loads the network.
+
+    Raises:
+        CheckpointError: Saying, too, where the path came from.
+    """
+    checkpoint, variable = parameters.checkpoint(values), parameters.CHECKPOINT_VARIABLE
+    try:
+        return load_model(
+            values["model.variant"],
+            checkpoint=checkpoint or None,
+            device=values["device"],
+            input_size=values["model.input_size"] or None,
+            precision=values["model.precision"],
+            yaw_true=values["model.yaw_true"] or None,
+        )
+    except CheckpointError as error:
+        if values["model.checkpoint"]:
+            raise
+        origin = f"the file is that of ${variable}" if checkpoint else f"or set ${variable}"
+        raise CheckpointError(f"{error}; {origin}") from error
 
 
 def _ignored(path: str) -> npt.NDArray[np.bool_] | None:

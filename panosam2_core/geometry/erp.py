@@ -55,22 +55,6 @@ def _check_last(x: Tensor, size: int, name: str) -> None:
         )
 
 
-def pixel_pitch(size_hw: Size, hfov: float = 2.0 * math.pi) -> tuple[float, float]:
-    """Angles that one pixel spans.
-
-    Args:
-        size_hw: Size ``(H, W)`` of a whole panorama, or of one that shows a part of the horizon.
-        hfov: Radians that the columns span, in (0, 2 pi].
-
-    Returns:
-        Radians per column and per row. The rows of a whole panorama span pi, whatever its size;
-        those of a partial one are as far apart as its columns.
-    """
-    height, width = _check_size(size_hw)
-    per_column = hfov / width
-    return per_column, math.pi / height if hfov == 2.0 * math.pi else per_column
-
-
 def lonlat_grid(
     size_hw: Size,
     device: torch.device | str | None = None,

@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from panosam2_core.geometry.erp import pixel_pitch
+from panosam2_core.field_of_view import WHOLE_PANORAMA, FieldOfView
 
 _FULL_TURN = 2.0 * math.pi
 # A shorter mean direction (share of the solid angle) is rounding noise of a symmetric mask.
@@ -64,13 +64,13 @@ class RegionMeasure:
 
 @lru_cache(maxsize=8)
 def _tables(
-    size_hw: tuple[int, int], hfov: float
+    size_hw: tuple[int, int], fov: FieldOfView
 ) -> tuple[npt.NDArray[np.float32], _Floats, _Floats]:
     """``(W, 3)`` columns (1, cos lon, -sin lon), ``(H, 2)`` (cos, sin) lat, ``(H,)`` sr."""
     height, width = size_hw
-    per_column, per_row = pixel_pitch(size_hw, hfov)
+    per_column, per_row = fov.pitch(size_hw)
     lon = (np.arange(width) + 0.5 - 0.5 * width) * per_column
-    lat = (0.5 * height - 0.5 - np.arange(height)) * per_row
+    lat = (0.5 * height - 0.5 - np.arange(height)) * per_row + fov.middle_lat
     columns = np.stack((np.ones(width), np.cos(lon), -np.sin(lon)), axis=1).astype(np.float32)
     rows = np.stack((np.cos(lat), np.sin(lat)), axis=1)
     solid = rows[:, 0] * (2.0 * per_column * math.sin(0.5 * per_row))
@@ -135,13 +135,13 @@ def _on_sphere(
     block: npt.NDArray[np.bool_],
     box: tuple[int, int, int, int],
     size_hw: tuple[int, int],
-    hfov: float,
+    fov: FieldOfView,
 ) -> RegionMeasure:
     """Measure of a panorama's mask from its bounding block."""
     height, width = size_hw
     x, y, w, h = box
-    per_column, per_row = pixel_pitch(size_hw, hfov)
-    columns, rows, solid = _tables(size_hw, hfov)
+    per_column, per_row = fov.pitch(size_hw)
+    columns, rows, solid = _tables(size_hw, fov)
     # (h, 3) per row: number of pixels, sums of cos lon and of -sin lon. Counts stay exact.
     sums = (block.astype(np.float32) @ columns.take(range(x, x + w), 0, mode="wrap")).astype(
         np.float64
@@ -163,23 +163,22 @@ def _on_sphere(
     else:
         u, v = _outline(block)
         u = (u + (x - 0.5 * width)) * per_column
-        v = ((0.5 * height - y) - v) * per_row
+        v = ((0.5 * height - y) - v) * per_row + fov.middle_lat
         extent = _extents(u, v, -lon, lat)
-    crosses = hfov == _FULL_TURN and (x + w > width or w == width)
+    crosses = fov.wraps and (x + w > width or w == width)
     area = int(sums[:, 0].sum())
     return RegionMeasure(area, total, crosses, box, bearing, lon, lat, *extent)
 
 
 def measure(
-    mask: npt.NDArray[np.bool_], pano: bool, hfov: float = _FULL_TURN
+    mask: npt.NDArray[np.bool_], pano: bool, fov: FieldOfView = WHOLE_PANORAMA
 ) -> RegionMeasure | None:
     """Measure a mask.
 
     Args:
         mask: ``(H, W)`` bool mask of one object.
         pano: Whether the image is an equirectangular panorama.
-        hfov: Radians that its columns span. Under 2 pi the left and right edges do not meet; a
-            row then spans as much as a column, and the middle row is the horizon.
+        fov: The part of the sphere that it shows.
 
     Returns:
         The measures, or None for an empty mask.
@@ -198,9 +197,9 @@ def measure(
     y, h = int(rows[0]), int(rows[-1] - rows[0]) + 1
     band = mask[y : y + h]
     occupied: npt.NDArray[np.bool_] = np.logical_or.reduce(band, axis=0)
-    x, w = circular_interval(occupied, pano and hfov == _FULL_TURN)
+    x, w = circular_interval(occupied, pano and fov.wraps)
     over = x + w - mask.shape[1]
     block = band[:, x : x + w] if over <= 0 else np.hstack((band[:, x:], band[:, :over]))
     if not pano:
         return _planar(int(np.count_nonzero(block)), (x, y, w, h))
-    return _on_sphere(block, (x, y, w, h), (mask.shape[0], mask.shape[1]), hfov)
+    return _on_sphere(block, (x, y, w, h), (mask.shape[0], mask.shape[1]), fov)

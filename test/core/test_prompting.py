@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panosam2_core import Prompt, PromptError
+from panosam2_core.field_of_view import FieldOfView
 from panosam2_core.geometry import erp
 from panosam2_core.prompting import (
     label_image_prompts,
@@ -42,18 +43,30 @@ def test_a_direction_becomes_the_pixel_that_looks_there(lon: float, lat: float) 
 def test_left_is_left_and_up_is_up() -> None:
     assert pixel_of_lonlat(math.pi / 2, 0, SIZE) == pytest.approx((50, 50))
     assert pixel_of_bearing((1, 0, 1), SIZE) == pytest.approx((100, 25))
-    part = pixel_of_lonlat(math.pi / 8, math.pi / 16, (50, 100), math.pi / 2)
+    part = pixel_of_lonlat(math.pi / 8, math.pi / 16, (50, 100), FieldOfView(math.pi / 2))
     assert part == pytest.approx((25, 12.5))
+
+
+@quick
+@given(u=st.floats(0, 199.9), v=st.floats(0, 29.9), top=st.integers(0, 70))
+def test_rows_that_are_cut_off_move_no_click(u: float, v: float, top: int) -> None:
+    """30 of 100 rows: a direction is found where the whole panorama has it, less what is cut."""
+    part = FieldOfView(vfov=0.3 * math.pi, middle_lat=(0.35 - top / 100) * math.pi)
+    lon, lat = (0.5 - u / 200) * math.tau, (0.5 - (v + top) / 100) * math.pi
+    at = pixel_of_lonlat(lon, lat, (30, 200), part)
+    whole = pixel_of_lonlat(lon, lat, SIZE)
+    assert at == pytest.approx((whole[0], whole[1] - top), abs=1e-4)
 
 
 @pytest.mark.parametrize(
     "ask",
     [
+        lambda: pixel_of_lonlat(0, 0.8, (50, 200), FieldOfView(vfov=math.pi / 2)),
         lambda: pixel_of_bearing((0, 0, 0), SIZE),
         lambda: pixel_of_bearing((math.nan, 0, 1), SIZE),
         lambda: pixel_of_lonlat(0, 2, SIZE),
         lambda: pixel_of_lonlat(math.inf, 0, SIZE),
-        lambda: pixel_of_lonlat(1, 0, SIZE, hfov=math.pi / 2),
+        lambda: pixel_of_lonlat(1, 0, SIZE, fov=FieldOfView(math.pi / 2)),
         lambda: scribble_prompt(1, [], SIZE),
         lambda: scribble_prompt(1, [(3, 3), (200, 3)], SIZE),
         lambda: scribble_prompt(1, [(3, math.nan)], SIZE),

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from panosam2_core.field_of_view import FieldOfView
 from panosam2_core.geometry import erp
 from panosam2_core.geometry.bfov import fit_bfov
 from panosam2_core.geometry.region import measure
@@ -67,14 +68,37 @@ def test_a_partial_panorama_measures_as_its_place_in_the_whole_one(seed):
     part = np.random.default_rng(seed).random((24, 48)) < 0.2
     whole = np.zeros(SIZE, dtype=bool)
     whole[36:60, 72:120] = part  # 48 of 192 columns, 24 of 96 rows, in the middle
-    got, want = measure(part, True, hfov=math.pi / 2), measure(whole, True)
+    got, want = measure(part, True, fov=FieldOfView(math.pi / 2)), measure(whole, True)
     np.testing.assert_allclose(got.bearing, want.bearing, atol=1e-6)
     assert got.solid_angle_sr == pytest.approx(want.solid_angle_sr)
     assert got.angular_width == pytest.approx(want.angular_width)
     assert got.angular_height == pytest.approx(want.angular_height)
     edges = np.zeros((24, 48), dtype=bool)
     edges[:, [0, 47]] = True
-    assert not measure(edges, True, hfov=math.pi / 2).crosses_seam
+    assert not measure(edges, True, fov=FieldOfView(math.pi / 2)).crosses_seam
+
+
+@quick
+@given(seed=st.integers(0, 1000), rows=st.tuples(st.integers(0, 47), st.integers(49, 96)))
+def test_rows_that_are_cut_off_change_no_direction(seed, rows):
+    """Cut alike above and below, ``vfov`` is enough; else the middle is said, too."""
+    top, end = rows
+    whole = np.zeros(SIZE, dtype=bool)
+    whole[top:end] = np.random.default_rng(seed).random((end - top, SIZE[1])) < 0.02
+    degrees = math.pi / SIZE[0]
+    middle = (SIZE[0] / 2 - (top + end) / 2) * degrees
+    fov = FieldOfView(vfov=(end - top) * degrees, middle_lat=middle)
+    got, want = measure(whole[top:end], True, fov), measure(whole, True)
+    if want is None:
+        assert got is None
+        return
+    np.testing.assert_allclose(got.bearing, want.bearing, atol=1e-9)
+    assert got.solid_angle_sr == pytest.approx(want.solid_angle_sr)
+    assert got.angular_width == pytest.approx(want.angular_width)
+    assert got.angular_height == pytest.approx(want.angular_height)
+    x, y, w, h = want.box
+    assert got.box == (x, y - top, w, h)
+    assert got.crosses_seam == want.crosses_seam
 
 
 @quick

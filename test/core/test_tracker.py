@@ -116,6 +116,25 @@ def test_long_memory_changes_the_stream_only_after_the_short_window(
     assert not np.array_equal(on[8], off[8])
 
 
+@pytest.mark.parametrize("kept", [1, 3])
+def test_fewer_recent_frames_count_from_when_more_would_be_there(
+    small_nano: PanoSAM2, noise_frames: Frames, kept: int
+) -> None:
+    few_tracker = PanoTracker(small_nano, panorama(short_frames=kept, long_frames=0))
+    few = logits_of(run(few_tracker, noise_frames[:9], {0: [POINT]}), 1)
+    six_tracker = PanoTracker(small_nano, panorama(long_frames=0))
+    six = logits_of(run(six_tracker, noise_frames[:9], {0: [POINT]}), 1)
+    # Frame 0 is remembered as prompted; frame n sees the n - 1 frames in between.
+    assert np.array_equal(few[: kept + 2], six[: kept + 2])
+    assert not np.array_equal(few[kept + 2], six[kept + 2])
+    assert few_tracker.state_bytes() < six_tracker.state_bytes()
+
+
+def test_more_recent_frames_than_the_network_knows_are_refused(small_nano: PanoSAM2) -> None:
+    with pytest.raises(ConfigError, match=r"short_frames must be in \[1, 6\], got 7"):
+        PanoTracker(small_nano, TrackerConfig(short_frames=7))
+
+
 def test_clicks_on_both_sides_of_the_seam_belong_together(
     small_nano: PanoSAM2, noise_frames: Frames
 ) -> None:
@@ -357,6 +376,30 @@ def test_partial_panoramas_have_directions_and_edges(
         part.step(noise_frames[1], [Prompt(2, box=(120.0, 9.0, 140.0, 19.0))])
 
 
+def test_panoramas_that_do_not_reach_the_poles(small_nano: PanoSAM2, noise_frames: Frames) -> None:
+    """Their edges meet; what needs the whole sphere (crops, the motion gate) is left out."""
+    prompt = Prompt(1, mask=MASK)
+    whole = PanoTracker(small_nano, TrackerConfig(view="sphere", prompt_view="sphere"))
+    strip = PanoTracker(small_nano, TrackerConfig(vfov_deg=90.0))
+    for index, frame in enumerate(noise_frames[:3]):
+        prompts = [] if index else [prompt]
+        want = whole.step(frame, prompts).objects[1]
+        found = strip.step(frame, prompts).objects[1]
+        assert found.view is None
+        if not index:
+            assert found.lon == pytest.approx(want.lon, abs=0.05)
+            assert found.lat == pytest.approx(want.lat / 2, abs=0.05)
+    strip.step(noise_frames[3], [Prompt(2, box=(120.0, 9.0, 140.0, 19.0))])  # over the seam
+
+
+@pytest.mark.parametrize("wrong", [{"vfov_deg": 181.0}, {"vfov_deg": 0.0}, {"middle_lat_deg": 91}])
+def test_rows_beyond_a_pole_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="vfov_deg"):
+        TrackerConfig(**wrong)
+    with pytest.raises(ConfigError, match="beyond a pole"):
+        TrackerConfig(vfov_deg=100.0, middle_lat_deg=41.0)
+
+
 def test_bfloat16_stays_near_float32(small_nano: PanoSAM2, noise_frames: Frames) -> None:
     config = panorama(motion_gate_deg=0.0)  # a gate may tip over by a rounding
     exact = logits_of(run(PanoTracker(small_nano, config), noise_frames[:8], {0: [POINT]}), 1)
@@ -519,7 +562,8 @@ def test_any_frame_size_is_resized_and_given_back(
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("max_objects", 0), ("occluded_below", 1.5), ("long_frames", 9)]
+    ("field", "value"),
+    [("max_objects", 0), ("occluded_below", 1.5), ("long_frames", 9), ("short_frames", 0)],
 )
 def test_config_values_out_of_range_are_named(field: str, value: float) -> None:
     with pytest.raises(ConfigError, match=field):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import logging
+import os
 import re
 import time
 from pathlib import Path
@@ -38,7 +40,7 @@ def test_every_argument_that_is_used_is_declared_and_described(path: Path) -> No
     table = table[: table.index("\n)\n")]
     declared = dict(re.findall(r'\(\s*"(\w+)",\s*"[^"]*",\s*"([^"]+)"', table))
     declared |= dict.fromkeys(re.findall(r'DeclareLaunchArgument\(\s*"(\w+)"', text), "below")
-    used = set(re.findall(r'(?:LaunchConfiguration|_text|_value)\(\s*"(\w+)"', text))
+    used = set(re.findall(r'(?:LaunchConfiguration|_flag|_value)\(\s*"(\w+)"', text))
     assert used == set(declared)
     assert all(declared.values())
 
@@ -57,9 +59,11 @@ def test_launching_starts_our_nodes_and_does_nothing_else(path: Path) -> None:
             names.add(node.id)
         elif isinstance(node, ast.keyword) and node.arg == "package":
             packages.add(ast.literal_eval(node.value))
-    assert {module.split(".")[0] for module in modules} == {"launch", "launch_ros"}
+    found = {module.split(".")[0] for module in modules} - {"ament_index_python"}
+    assert found == {"launch", "launch_ros"}
     assert not names & {"ExecuteProcess", "ExecuteLocal", "eval", "exec", "open", "__import__"}
-    assert packages == {"panosam2_ros"}
+    viewers = {"rviz2", "foxglove_bridge"} if path.name == "tracker.launch.py" else set()
+    assert packages == {"panosam2_ros"} | viewers
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
@@ -92,8 +96,8 @@ def test_launch_accepts_the_file_and_shows_its_arguments(path: Path) -> None:
     assert all(argument.description for argument in arguments)
 
 
-@needs_launch
-def test_the_tracker_is_launched_and_ends_cleanly() -> None:
+def _run(arguments: dict[str, str], seen: str) -> tuple[list[str], list[int], int]:
+    """Launches the tracker until a line is seen; (lines, exit codes, launch's own)."""
     from launch import LaunchDescription, LaunchService
     from launch.actions import (
         EmitEvent,
@@ -110,7 +114,7 @@ def test_the_tracker_is_launched_and_ends_cleanly() -> None:
 
     def listen(event):
         said.append(event.text.decode())
-        ready = "waiting to be configured" in said[-1]
+        ready = seen in said[-1]
         return EmitEvent(event=Shutdown(reason="seen enough")) if ready else None
 
     service = LaunchService(argv=[])
@@ -123,14 +127,55 @@ def test_the_tracker_is_launched_and_ends_cleanly() -> None:
                 ),
                 IncludeLaunchDescription(
                     PythonLaunchDescriptionSource(str(FOLDER / "tracker.launch.py")),
-                    launch_arguments={"autostart": "false", "namespace": "launched"}.items(),
+                    launch_arguments=arguments.items(),
                 ),
                 TimerAction(period=60.0, actions=[EmitEvent(event=Shutdown(reason="too slow"))]),
             ]
         )
     )
+    return said, codes, service.run()
+
+
+@needs_launch
+def test_the_tracker_is_launched_and_ends_cleanly() -> None:
     begin = time.monotonic()
-    service.run()
-    assert any("waiting to be configured" in line for line in said), said
+    ready = "waiting to be configured"
+    said, codes, _ = _run({"autostart": "false", "namespace": "launched"}, ready)
+    assert any(ready in line for line in said), said
     assert codes == [0]
     assert time.monotonic() - begin < 60
+
+
+VIEWERS = [("rviz", "rviz2"), ("foxglove", "foxglove_bridge")]
+
+
+@needs_launch
+@pytest.mark.parametrize(("argument", "package"), VIEWERS)
+def test_a_viewer_that_is_not_installed_is_named(argument: str, package: str, caplog) -> None:
+    from ament_index_python.packages import get_packages_with_prefixes
+
+    if package in get_packages_with_prefixes():
+        pytest.skip(f"{package} is installed")
+    with caplog.at_level(logging.ERROR):
+        said, codes, result = _run({argument: "true", "autostart": "false"}, "nothing")
+    assert (said, codes, result) == ([], [], 1), "nothing is started"
+    assert f"{argument}:=true needs the package {package}, which is not installed" in caplog.text
+
+
+@needs_launch
+@pytest.mark.parametrize(("argument", "package"), VIEWERS)
+def test_a_viewer_is_started_with_its_layout(
+    argument: str, package: str, tmp_path: Path, monkeypatch
+) -> None:
+    """Its place is taken by a program that says how it was started; viewers need a screen."""
+    (tmp_path / "share/ament_index/resource_index/packages").mkdir(parents=True)
+    (tmp_path / "share/ament_index/resource_index/packages" / package).touch()
+    program = tmp_path / "lib" / package / package
+    program.parent.mkdir(parents=True)
+    program.write_text('#!/bin/sh\necho "viewer: $0 $@"\nsleep 60\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("AMENT_PREFIX_PATH", f"{tmp_path}:{os.environ['AMENT_PREFIX_PATH']}")
+    said, _, _ = _run({argument: "true", "autostart": "false"}, "viewer: ")
+    (line,) = (text for text in said if "viewer: " in text)
+    assert f"lib/{package}/{package}" in line
+    assert ("config/panosam2.rviz" in line) == (argument == "rviz")

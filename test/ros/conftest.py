@@ -14,12 +14,14 @@ from panosam2_ros.msg import Prompt, PromptResult
 
 from panosam2_core.data.synthetic import SyntheticWorld
 from panosam2_ros.isolation import isolated_environment
+from panosam2_ros.parameters import CHECKPOINT_VARIABLE
 
 
 @pytest.fixture(scope="session")
 def env() -> Iterator[dict[str, str]]:
     with isolated_environment() as isolated:
         isolated["OMP_NUM_THREADS"] = "1"
+        isolated.pop(CHECKPOINT_VARIABLE, None)
         torch.set_num_threads(1)  # here, too: threads that wait for one another cost most
         before = dict(os.environ)
         os.environ.update(isolated)

@@ -169,7 +169,8 @@ class Tester:
 
 
 def start_tracker(env: dict[str, str], log: Path, namespace: str, *settings: str):
-    parts = [part for setting in settings for part in ("-p", setting)]
+    """Settings are values for -p, or whole arguments such as --params-file, FILE."""
+    parts = [part for s in settings for part in (("-p", s) if ":=" in s else (s,))]
     return process(
         env,
         log,

@@ -5,18 +5,24 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 import yaml
+from diagnostic_msgs.msg import DiagnosticStatus
 from harness import Scene, Tester, start_tracker
-from rcl_interfaces.srv import DescribeParameters, ListParameters
-from sensor_msgs.msg import CompressedImage
-from test_inputs import TRACKER, call
+from rcl_interfaces.srv import DescribeParameters, GetParameters, ListParameters
+from sensor_msgs.msg import CameraInfo, CompressedImage
+from test_inputs import TRACKER, call, diagnosis, values
 
-from panosam2_ros.parameters import SETTINGS
+from panosam2_core.build import shipped_weights
+from panosam2_ros import vision
+from panosam2_ros.parameters import CHECKPOINT_VARIABLE, SETTINGS, tracker_config
 from panosam2_ros.qos import profile, reliability_name
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +54,13 @@ def test_the_parameter_file_has_every_parameter_with_its_default() -> None:
             assert "# live" in line, line
 
 
+def test_memory_settings_reach_the_tracker() -> None:
+    given = {setting.name: setting.default for setting in SETTINGS}
+    assert tracker_config(given).short_frames == 6
+    chosen = tracker_config(given | {"memory.short_frames": 2, "memory.long_frames": 3})
+    assert (chosen.short_frames, chosen.long_frames) == (2, 3)
+
+
 def test_the_networks_input_size_is_a_parameter(env, tmp_path, scene: Scene) -> None:
     settings = "model.input_size:=64x128", "publish.label_resolution:=model", "warmup_frames:=0"
     with start_tracker(env, tmp_path / "log", "/sized", *settings):
@@ -57,6 +70,49 @@ def test_the_networks_input_size_is_a_parameter(env, tmp_path, scene: Scene) -> 
         label_image = tester.heard.labels[stamp]
         tester.close()
     assert (label_image.height, label_image.width) == (64 // 4, 128 // 4)
+
+
+@pytest.mark.parametrize("by_parameter", [False, True])
+def test_the_environment_names_the_weights_unless_a_parameter_does(
+    env, tmp_path, by_parameter: bool
+) -> None:
+    """Also those of nano, which brings its own along."""
+    weights = Path(shutil.copy(shipped_weights("nano"), tmp_path / "weights.safetensors"))
+    settings = ["warmup_frames:=0", *[f"model.checkpoint:={weights}"] * by_parameter]
+    chosen = env | {CHECKPOINT_VARIABLE: "/nowhere.pt" if by_parameter else str(weights)}
+    with start_tracker(chosen, tmp_path / "log", "/chosen", *settings):
+        tester = Tester("/chosen/panosam2", "/chosen/image")
+        report = diagnosis(
+            tester,
+            "model",
+            wanted=lambda s: "checkpoint" in values(s),
+            tracker="/chosen/panosam2",
+        )
+        tester.close()
+    assert values(report)["checkpoint"] == str(weights)
+
+
+@pytest.mark.parametrize(
+    ("variable", "variant", "told"),
+    [
+        ("/nowhere.pt", "nano", "the file is that of $PANOSAM2_CHECKPOINT"),
+        ("", "hiera_t", "or set $PANOSAM2_CHECKPOINT"),
+    ],
+)
+def test_weights_that_are_missing_are_told_with_where_they_are_named(
+    env, tmp_path, variable: str, variant: str, told: str
+) -> None:
+    chosen = env | {CHECKPOINT_VARIABLE: variable}
+    with start_tracker(chosen, tmp_path / "log", "/missing", f"model.variant:={variant}"):
+        tester = Tester("/missing/panosam2", "/missing/image")
+        report = diagnosis(
+            tester,
+            "tracker",
+            wanted=lambda s: s.level == DiagnosticStatus.ERROR,
+            tracker="/missing/panosam2",
+        )
+        tester.close()
+    assert told in report.message
 
 
 def test_an_input_size_without_meaning_is_refused(env, tmp_path) -> None:
@@ -144,15 +200,19 @@ def test_the_security_policy_is_the_least_the_node_needs(env, tmp_path, fresh: T
         camera = tester.node.create_publisher(
             CompressedImage, "/other/image/compressed", profile(2)
         )
-        tester.until(lambda: camera.get_subscription_count() > 0, "the subscription")
+        info = tester.node.create_publisher(CameraInfo, "/other/camera_info", profile(2))
+        for publisher in (camera, info):
+            tester.until(lambda p=publisher: p.get_subscription_count() > 0, "the subscription")
         # What a node has is told by another topic than what has matched, and may come later.
-        more = {"/image/compressed", "/clock"}
+        more = {"/image/compressed", "/camera_info", "/clock"}
         named = tester.node.get_node_names_and_namespaces
         tester.until(lambda: ("panosam2", "/other") in named(), "its name")
         tester.until(lambda: more <= endpoints(tester, "/other")["subscribe"], "its graph")
         other = endpoints(tester, "/other")
         tester.close()
     assert other["subscribe"] - has["subscribe"] == more
+    if not vision.AVAILABLE:
+        has["publish"] |= {"/panosam2/label_info", "/panosam2/detections"}
     for kind, names in has.items():
         assert allowed(kind) == sorted(names | other[kind]), kind
 
@@ -223,3 +283,46 @@ def test_rviz_listens_as_the_node_publishes(fresh: Tester) -> None:
             (publisher,) = fresh.node.get_publishers_info_by_topic(name)
             wanted = display["Topic"]["Reliability Policy"].lower().replace(" ", "_")
             assert reliability_name(publisher.qos_profile) == wanted
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("hfov_deg:=180", "hfov_deg: expected a number with a decimal point, got 180 (integer)"),
+        ("max_objects:=many", "max_objects: expected a whole number, got many (string)"),
+        ("memory.short_frames:=7", "memory.short_frames: expected 1 to 6, got 7"),
+        ("hfov_deg:=.nan", "hfov_deg: expected 1 to 360, got nan"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_one_line_and_no_traceback(
+    env, given: str, told: str
+) -> None:
+    command = [sys.executable, "-m", "panosam2_ros.tracker_node", "--ros-args", "-p", given]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    (line,) = (done.stdout + done.stderr).splitlines()
+    assert f"parameter {told}" in line
+
+
+def test_misspelt_parameters_are_told_with_the_nearest_name(env, tmp_path) -> None:
+    file = tmp_path / "params.yaml"
+    wrong = {"hfov_dge": 180.0, "occluded_below": 0.5, "other": {"plugh": 1}, "max_objects": 7}
+    file.write_text(yaml.safe_dump({"/**": {"ros__parameters": wrong}}))
+    log = tmp_path / "log"
+    with start_tracker(env, log, "/misspelt", "autostart:=false", "--params-file", str(file)):
+        tester = Tester("/misspelt/panosam2", "/misspelt/image")
+        tester.until(lambda: "waiting to be configured" in log.read_text(), "the node")
+        got = call(
+            tester,
+            GetParameters,
+            "/misspelt/panosam2/get_parameters",
+            GetParameters.Request(names=["max_objects", "hfov_deg"]),
+        ).values
+        tester.close()
+    warnings = [line for line in log.read_text().splitlines() if "there is no parameter" in line]
+    assert [re.sub(r".*there is no parameter ", "", line) for line in warnings] == [
+        "hfov_dge, its value is ignored; did you mean hfov_deg?",
+        "occluded_below, its value is ignored; did you mean visibility.occluded_below?",
+        "other.plugh, its value is ignored; --help says where all are listed",
+    ]
+    assert (got[0].integer_value, got[1].double_value) == (7, 360.0)

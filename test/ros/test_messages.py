@@ -10,6 +10,7 @@ from panosam2_ros.msg import Prompt as PromptMsg
 from std_msgs.msg import Header
 
 from panosam2_core import FrameResult, ObjectResult, ObjectState, Prompt, PromptError
+from panosam2_core.field_of_view import FieldOfView
 from panosam2_ros.images import to_image
 from panosam2_ros.messages import LastSeen, free_ids, to_object_array, to_prompts
 
@@ -17,8 +18,8 @@ SIZE_HW = (100, 200)
 
 
 def read(msg: PromptMsg, *, pano: bool = True) -> list[Prompt]:
-    hfov = math.tau if pano else None
-    return to_prompts(msg, SIZE_HW, hfov=hfov, free_ids=free_ids([1, 2, 4], 254))
+    fov = FieldOfView() if pano else None
+    return to_prompts(msg, SIZE_HW, fov=fov, free_ids=free_ids([1, 2, 4], 254))
 
 
 def pixel(coordinates: int, x: float, y: float, z: float = 0.0) -> tuple[float, float]:

@@ -21,6 +21,7 @@ from test_inputs import TRACKER, click, set_parameter
 from visualization_msgs.msg import Marker, MarkerArray
 
 from panosam2_core import ObjectState, TrackerConfig
+from panosam2_core.field_of_view import FieldOfView
 from panosam2_core.geometry.region import measure
 from panosam2_core.results import FrameResult, ObjectResult
 from panosam2_ros import outputs
@@ -93,7 +94,7 @@ def test_markers_lie_where_the_object_is(column: int, row: int, axes: Axes) -> N
     header = Header(frame_id="camera")
     result = result_of(spot(column, row))
     states = {3: ObjectState.VISIBLE}
-    msg = to_markers(header, result, states, hfov=math.tau, axes=axes, frame_id="")
+    msg = to_markers(header, result, states, fov=FieldOfView(), axes=axes, frame_id="")
     kinds = {marker.ns: marker for marker in msg.markers}
     assert set(kinds) == {"bearing", "label", "outline"}
     assert kinds["label"].text == "cup"
@@ -113,10 +114,10 @@ def test_markers_lie_where_the_object_is(column: int, row: int, axes: Axes) -> N
 def test_what_is_hidden_has_no_marker() -> None:
     result = result_of(spot(40, 60), state=ObjectState.OCCLUDED)
     states = {3: ObjectState.OCCLUDED}
-    msg = to_markers(Header(), result, states, hfov=math.tau, axes=Axes(), frame_id="map")
+    msg = to_markers(Header(), result, states, fov=FieldOfView(), axes=Axes(), frame_id="map")
     assert not msg.markers
     shown = to_markers(
-        Header(), result, {3: ObjectState.VISIBLE}, hfov=math.tau, axes=Axes(), frame_id="map"
+        Header(), result, {3: ObjectState.VISIBLE}, fov=FieldOfView(), axes=Axes(), frame_id="map"
     )
     assert {marker.header.frame_id for marker in shown.markers} == {"map"}
 
