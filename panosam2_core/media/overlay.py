@@ -21,6 +21,7 @@ _STATES = {
     ObjectState.LOST: " lost",
 }
 _EDGE_STEPS = 24  # points per edge of a view
+_TEXT_WIDTH = 1024  # pixels of a frame on which text is 11 pixels high; it grows with the frame
 _GOLDEN = 0.61803398875  # spreads the hues of neighbouring ids as far as it goes
 
 
@@ -134,9 +135,10 @@ def _name(canvas: Pixels, object_id: int, found: Shown, scale: float) -> None:
     width = canvas.shape[1]
     x, y = found.box[0] * scale, found.box[1] * scale
     text = f"{object_id} {found.label}".strip()
+    low = round(12 * _text_scale(canvas))
     # An object across the seam is named on both sides.
     for left in (x, x - width) if x + found.box[2] * scale > width else (x,):
-        _write(canvas, text, (max(int(left), 2), max(int(y) - 6, 12)), colour(object_id))
+        _write(canvas, text, (max(int(left), 2), max(int(y) - 6, low)), colour(object_id))
 
 
 def _window(canvas: Pixels, view: Sequence[float], rgb: tuple[int, int, int]) -> None:
@@ -168,10 +170,16 @@ def _legend(canvas: Pixels, objects: Mapping[int, Shown]) -> None:
     for line, (object_id, found) in enumerate(objects.items()):
         state = " seam" if found.crosses_seam else _STATES[ObjectState(found.state)]
         text = f"{object_id} {found.label}".strip() + f"  {found.visibility:.2f}{state}"
-        _write(canvas, text, (6, 18 + 18 * line), colour(object_id))
+        step = 18 * _text_scale(canvas)
+        _write(canvas, text, (6, round(step + step * line)), colour(object_id))
+
+
+def _text_scale(canvas: Pixels) -> float:
+    return max(0.8, canvas.shape[1] / _TEXT_WIDTH)
 
 
 def _write(canvas: Pixels, text: str, at: tuple[int, int], rgb: tuple[int, int, int]) -> None:
-    font, size = cv2.FONT_HERSHEY_SIMPLEX, 0.5
-    cv2.putText(canvas, text, at, font, size, (0, 0, 0), 3, cv2.LINE_AA)
-    cv2.putText(canvas, text, at, font, size, rgb, 1, cv2.LINE_AA)
+    font, scale = cv2.FONT_HERSHEY_SIMPLEX, _text_scale(canvas)
+    thin = max(1, round(scale))
+    cv2.putText(canvas, text, at, font, 0.5 * scale, (0, 0, 0), 3 * thin, cv2.LINE_AA)
+    cv2.putText(canvas, text, at, font, 0.5 * scale, rgb, thin, cv2.LINE_AA)
