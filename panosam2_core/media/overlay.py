@@ -128,7 +128,7 @@ def _tint(canvas: Pixels, mask: Pixels, rgb: tuple[int, int, int], alpha: float)
     mixed = area[chosen] * (1 - alpha) + np.array(rgb) * alpha
     area[chosen] = mixed.astype(np.uint8)
     contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    cv2.drawContours(canvas, contours, -1, rgb, 2, cv2.LINE_AA)
+    cv2.drawContours(canvas, contours, -1, rgb, 2 * _stroke(canvas), cv2.LINE_AA)
 
 
 def _name(canvas: Pixels, object_id: int, found: Shown, scale: float) -> None:
@@ -159,7 +159,7 @@ def _window(canvas: Pixels, view: Sequence[float], rgb: tuple[int, int, int]) ->
     points = np.stack([u, v], axis=1)
     for start, end in zip(points, np.roll(points, -1, axis=0), strict=True):
         if abs(start[0] - end[0]) < columns / 2:
-            cv2.line(canvas, _pixel(start), _pixel(end), rgb, 1, cv2.LINE_AA)
+            cv2.line(canvas, _pixel(start), _pixel(end), rgb, _stroke(canvas), cv2.LINE_AA)
 
 
 def _pixel(point: npt.NDArray[np.float64]) -> tuple[int, int]:
@@ -178,8 +178,12 @@ def _text_scale(canvas: Pixels) -> float:
     return max(0.8, canvas.shape[1] / _TEXT_WIDTH)
 
 
+def _stroke(canvas: Pixels) -> int:
+    return max(1, round(_text_scale(canvas)))
+
+
 def _write(canvas: Pixels, text: str, at: tuple[int, int], rgb: tuple[int, int, int]) -> None:
     font, scale = cv2.FONT_HERSHEY_SIMPLEX, _text_scale(canvas)
-    thin = max(1, round(scale))
+    thin = _stroke(canvas)
     cv2.putText(canvas, text, at, font, 0.5 * scale, (0, 0, 0), 3 * thin, cv2.LINE_AA)
     cv2.putText(canvas, text, at, font, 0.5 * scale, rgb, thin, cv2.LINE_AA)
