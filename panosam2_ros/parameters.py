@@ -410,9 +410,10 @@ def in_crop(current: Mapping[str, Any], crop: Crop | None) -> dict[str, Any]:
         crop: The part; None if the camera does not say so.
 
     Returns:
-        The values, with the part under the name "crop".
+        The values, with the part under the name "crop"; of an ordinary camera's images, that there
+        is none.
     """
-    return {**current, "crop": crop}
+    return {**current, "crop": crop if current["projection"] == "equirectangular" else None}
 
 
 def tracker_config(current: Mapping[str, Any]) -> TrackerConfig:

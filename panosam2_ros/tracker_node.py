@@ -418,11 +418,10 @@ class TrackerNode(LifecycleNode):
 
     def _apply_parameters(self, stream: Stream) -> dict[str, Any]:
         """Takes over what was set since the last frame; never in the middle of one."""
-        crop = self._crop()
-        values = parameters.in_crop(self._values, crop)
-        if crop != self._applied.get("crop"):
-            told = "a whole panorama" if crop is None else f"a part of a panorama: {crop}"
-            self.get_logger().info(f"camera_info says that the images are {told}")
+        values = parameters.in_crop(self._values, self._crop())
+        if (crop := values["crop"]) != self._applied.get("crop"):
+            told = f"the roi of camera_info: {crop}" if crop else "the parameters, not camera_info"
+            self.get_logger().info(f"bearings now follow {told}")
         if values != self._applied:
             stream.tracker.config = parameters.tracker_config(values)
             stream.rules = parameters.rules(values)

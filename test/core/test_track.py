@@ -266,6 +266,7 @@ def test_damaged_recordings_are_named(tmp_path: Path) -> None:
         (["--mask", "nowhere.png"], "cannot read 'nowhere.png' as an image"),
         (["--labels", "nowhere.png"], "cannot read 'nowhere.png' as an image"),
         ([*POINT, "--hfov", "0"], "hfov_deg must be in (0, 360]"),
+        ([*POINT, "--vfov", "181"], "vfov_deg must be in (0, 180]"),
         ([*POINT, "--precision", "int8"], "precision must be auto, float32 or bfloat16"),
         ([*POINT, "--id", "0"], "object_id must be 1..65535"),
         ([*POINT, "--topic", "/front"], "--topic is for recordings"),

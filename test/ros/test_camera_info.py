@@ -66,6 +66,13 @@ def test_a_roi_that_is_not_set_or_is_everything_is_no_crop() -> None:
     assert crop_of(info((0, 0, WIDTH, HEIGHT // 2))) == Crop(360.0, 90.0, 0.0, 45.0)
 
 
+def test_the_roi_of_an_ordinary_camera_is_no_part_of_a_panorama() -> None:
+    flat = {s.name: s.default for s in SETTINGS} | {"projection": "perspective"}
+    cropped = in_crop(flat, crop_of(info((0, 0, 10, 10))))
+    assert axes(cropped) == axes(flat)
+    assert tracker_config(cropped) == tracker_config(flat)
+
+
 @pytest.mark.parametrize(
     ("said", "size_hw", "reason"),
     [
