@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from panosam2_core.nn.derived import arithmetic_type
+from panosam2_core.nn.layers import CastOnceConv2d
 from panosam2_core.nn.wrap import pad_edges
 
 
@@ -41,27 +42,53 @@ STEM_CHANNELS = 32
 OUTPUT_STAGES = (1, 2, 4, 6)  # strides 4, 8, 16, 32
 
 
-def same_conv(conv: nn.Conv2d, x: Tensor, *, wrap: bool) -> Tensor:
-    """Convolve with TensorFlow's "same" padding, which the ImageNet weights were trained with.
+def _edges(conv: nn.Conv2d) -> tuple[int, int]:
+    """Pixels before and after a side, as TensorFlow's "same" pads for the ImageNet weights.
 
     At stride 2 an even side is padded by one more pixel at its end than at its start.
+    """
+    total = conv.kernel_size[0] - conv.stride[0]
+    return total // 2, total - total // 2
+
+
+def same_conv(conv: nn.Conv2d, x: Tensor, *, wrapped: bool) -> Tensor:
+    """Convolve with "same" padding, then ReLU6.
 
     Args:
         conv: odd square kernel, stride 1 or 2, unpadded.
-        x: (B, C, H, W), even sides.
-        wrap: circular columns; off, zeros.
+        x: (B, C, H, W), even sides; the columns continued by :func:`_edges` if ``wrapped``.
+        wrapped: so; off, zeros there too.
 
     Returns:
         (B, C', H / stride, W / stride).
     """
-    total = conv.kernel_size[0] - conv.stride[0]
-    edges = total // 2, total - total // 2
-    out: Tensor = conv(pad_edges(x, edges, edges, wrap=wrap))
+    stride = conv.stride[0]
+    # Padding is the same on both sides: at stride 2 by two more than "same" has at the start, and
+    # of the output the first line is cut off.
+    start = _edges(conv)[0] + 2 * (stride - 1)
+    out = _conv_relu6(conv, x, (start, 0 if wrapped else start))
+    if stride == 2:
+        out = out[:, :, 1:] if wrapped else out[:, :, 1:, 1:]
     return out
 
 
-def _relu6(x: Tensor) -> Tensor:
-    return F.relu6(x, inplace=not torch.is_grad_enabled())
+def _conv_relu6(conv: nn.Conv2d, x: Tensor, padding: tuple[int, int] = (0, 0)) -> Tensor:
+    """Convolution and ReLU6: one pass where a CPU computes in bfloat16.
+
+    In float32 the two passes are as fast.
+    """
+    weight, bias = conv.weight, conv.bias
+    if isinstance(conv, CastOnceConv2d):
+        weight, bias = conv.parameters_for(x)
+    one_pass = x.dtype == weight.dtype == torch.bfloat16 and x.device.type == "cpu"
+    if one_pass and torch._C._has_mkldnn and not torch.is_grad_enabled():
+        clip = "hardtanh", [0.0, 6.0], ""
+        fused: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x, weight, bias, padding, conv.stride, [1, 1], conv.groups, *clip
+        )
+        return fused
+    out = F.conv2d(x, weight, bias, conv.stride, padding, 1, conv.groups)
+    return F.relu6(out, inplace=not torch.is_grad_enabled())
 
 
 class InvertedResidual(nn.Module):
@@ -91,8 +118,10 @@ class InvertedResidual(nn.Module):
         Returns:
             (B, C', H / stride, W / stride).
         """
-        y = x if self.expand is None else _relu6(self.expand(x))
-        y = _relu6(same_conv(self.depthwise, y, wrap=wrap))
+        # Before there are six times as many channels to be copied.
+        y = pad_edges(x, (0, 0), _edges(self.depthwise), wrap=True) if wrap else x
+        y = y if self.expand is None else _conv_relu6(self.expand, y)
+        y = same_conv(self.depthwise, y, wrapped=wrap)
         projected: Tensor = self.project(y)
         return x + projected if self.residual else projected
 
@@ -131,7 +160,9 @@ class EfficientNetLite0(nn.Module):
             (B, 320, H/32, W/32).
         """
         images = images.to(arithmetic_type(images), memory_format=torch.channels_last)
-        x = _relu6(same_conv(self.stem, images, wrap=wrap))
+        if wrap:
+            images = pad_edges(images, (0, 0), _edges(self.stem), wrap=True)
+        x = same_conv(self.stem, images, wrapped=wrap)
         outputs = []
         for index, blocks in enumerate(self.stages):
             for block in blocks:  # type: ignore[attr-defined]

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from panosam2_core.nn.derived import Derived, arithmetic_type
 
+FEW_CHANNELS = 8
+
 
 class _CastOnce(nn.Module):
     """Mixed into layers: autocast casts frozen weights on every call, this does it once."""
@@ -95,10 +97,21 @@ class NormOfChannels(LayerNorm2d):  # type: ignore[misc]
         Returns:
             Like ``x``, in ``torch.channels_last``.
         """
+        if x.shape[1] <= FEW_CHANNELS and x.device.type == "cpu" and not torch.is_grad_enabled():
+            return self._few(x)
         pixels = x.permute(0, 2, 3, 1)
         weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
         normalized = F.layer_norm(pixels, pixels.shape[-1:], weight, bias, self.eps)
         return normalized.permute(0, 3, 1, 2)
+
+    def _few(self, x: Tensor) -> Tensor:
+        """The same by whole planes: the kernel takes as long for 4 channels as for 32."""
+        exact = x.float()
+        centred = exact - exact.mean(dim=1, keepdim=True)
+        scale = centred.square().mean(dim=1, keepdim=True).add_(self.eps).rsqrt_()
+        planes = (1, -1, 1, 1)
+        out = centred.mul_(scale).mul_(self.weight.view(planes)).add_(self.bias.view(planes))
+        return out.to(x.dtype, memory_format=torch.channels_last)
 
 
 _FASTER: dict[type[nn.Module], type[nn.Module]] = {

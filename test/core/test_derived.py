@@ -16,6 +16,7 @@ from torch import nn
 from panosam2_core.nn import hiera
 from panosam2_core.nn.attention import attend, attend_in_blocks
 from panosam2_core.nn.derived import Derived
+from panosam2_core.nn.efficientnet_lite import InvertedResidual, Stage
 from panosam2_core.nn.layers import FoldedSkip, make_faster
 from panosam2_core.nn.pc_block import MaskFusion, PCBlock
 
@@ -107,14 +108,50 @@ def test_layers_that_cast_once_compute_what_torch_computes(
                 module.weight.add_(0.5)
 
 
-def test_norm_of_channels_equals_sam2s() -> None:
-    theirs, x = LayerNorm2d(6), noise(2, 6, 4, 5)
+@pytest.mark.parametrize("channels", [4, 24])
+def test_norm_of_channels_equals_sam2s(channels: int) -> None:
+    theirs, x = LayerNorm2d(channels), noise(2, channels, 4, 5)
     randomize(theirs, seed=1)
     ours = copy.deepcopy(theirs)
     make_faster(ours)
     for layout in (torch.contiguous_format, torch.channels_last):
         given = x.contiguous(memory_format=layout)
         torch.testing.assert_close(ours(given), theirs(given), atol=1e-6, rtol=1e-5)
+        with torch.no_grad():
+            torch.testing.assert_close(ours(given), theirs(given), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("wrap", [True, False])
+def test_a_block_of_nanos_trunk_is_its_three_convolutions(
+    kernel: int, stride: int, wrap: bool
+) -> None:
+    block = InvertedResidual(6, Stage(kernel, stride, 6, 8, 1), stride).requires_grad_(False)
+    randomize(block, seed=1)
+    make_faster(block)
+    # Large enough for both ends of ReLU6.
+    x = 40 * noise(2, 6, 8, 12).contiguous(memory_format=torch.channels_last)
+    start = (kernel - stride) // 2
+    rows, cols = (
+        torch.arange(8 + kernel - stride) - start,
+        torch.arange(12 + kernel - stride) - start,
+    )
+
+    def reference(x: torch.Tensor) -> torch.Tensor:
+        y = F.conv2d(x, block.expand.weight, block.expand.bias).clamp(0, 6)
+        wide = y[..., rows.clamp(0, 7), :][..., cols % 12]
+        wide = wide * ((rows >= 0) & (rows < 8))[:, None]
+        wide = wide if wrap else wide * ((cols >= 0) & (cols < 12))
+        middle = block.depthwise
+        y = F.conv2d(wide, middle.weight, middle.bias, stride, groups=36).clamp(0, 6)
+        return F.conv2d(y, block.project.weight, block.project.bias)
+
+    torch.testing.assert_close(block(x, wrap=wrap), reference(x), atol=1e-4, rtol=1e-4)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        half = x.bfloat16()
+        found, expected = block(half, wrap=wrap), reference(half)
+    torch.testing.assert_close(found, expected, atol=0.05, rtol=0.02)
 
 
 def test_folded_skip_equals_its_two_convolutions() -> None:
