@@ -20,10 +20,10 @@ soak: small frames as fast as they are answered, two at a time so that some are 
 many frames and as many minutes as asked for, whichever takes longer; up to three objects come and
 go, all three at the very start. --set gives the node parameters of this part. Memory of the
 process after the first tenth and at the end, and whether published and dropped frames add up to
-those received. A frame's latency
-depends on how many objects there are, so each is divided by the median of the frames with as many
-objects; the 99th percentile of that is of frames without a prompt, and those with one are told
-apart, and so is the plain ratio over all frames.
+those received. A frame's latency depends on how many objects there are and in how many pictures
+they are looked for (each local view is one, the panorama is one), so each is divided by the median
+of the frames with as many of both; the 99th percentile of that is of frames without a prompt, and
+those with one are told apart, and so is the plain ratio over all frames.
 """
 
 from __future__ import annotations
@@ -356,7 +356,7 @@ class _Ledger:
 
     def __init__(self, node: Node) -> None:
         self.stats: dict[int, FrameStats] = {}
-        self.published: set[int] = set()
+        self.published: dict[int, int] = {}  # pictures looked at, by stamp
         self.prompted: set[int] = set()
         self.rows: list[tuple[int, int, float]] = []  # stamp, objects, milliseconds
         listen = node.create_subscription
@@ -365,7 +365,7 @@ class _Ledger:
             listen(
                 TrackedObjectArray,
                 "/panosam2/objects",
-                lambda m: self.published.add(stamp_ns(m.header.stamp)),
+                self._on_objects,
                 profile(50),
             ),
             listen(
@@ -384,30 +384,39 @@ class _Ledger:
         total = sum(getattr(stats, f"{name}_ms") for name in spent)
         self.rows.append((stamp, stats.objects, total))
 
+    def _on_objects(self, found: TrackedObjectArray) -> None:
+        close = sum(item.view[2] > 0 for item in found.objects)
+        whole = close < len(found.objects)
+        self.published[stamp_ns(found.header.stamp)] = close + whole
+
     def latencies(self) -> dict[str, Any]:
-        """Of the frames after the first tenth, by the number of objects."""
-        rows = self.rows[len(self.rows) // 10 :]
-        calm: dict[int, list[float]] = {}
-        for stamp, objects, ms in rows:
+        """Of the frames after the first tenth, by the number of objects and of pictures."""
+        rows = [
+            (stamp, f"{objects} in {self.published[stamp]}", ms)
+            for stamp, objects, ms in self.rows[len(self.rows) // 10 :]
+            if stamp in self.published
+        ]
+        calm: dict[str, list[float]] = {}
+        for stamp, kind, ms in rows:
             if stamp not in self.prompted:
-                calm.setdefault(objects, []).append(ms)
-        calm = {n: found for n, found in sorted(calm.items()) if len(found) >= 20}
-        medians = {n: statistics.median(found) for n, found in calm.items()}
-        even = [ms / medians[n] for n, found in calm.items() for ms in found]
-        prompted = [ms / medians[n] for s, n, ms in rows if s in self.prompted and n in medians]
+                calm.setdefault(kind, []).append(ms)
+        calm = {kind: found for kind, found in sorted(calm.items()) if len(found) >= 20}
+        medians = {kind: statistics.median(found) for kind, found in calm.items()}
+        even = [ms / medians[kind] for kind, found in calm.items() for ms in found]
+        prompted = [ms / medians[k] for s, k, ms in rows if s in self.prompted and k in medians]
         every = [ms for *_, ms in rows]
         return {
             "p99_over_median": _p99(even),
             "p99_over_median_of_all_frames": _p99(every) / statistics.median(every),
             "p99_over_median_with_a_prompt": _p99(prompted),
-            "by_objects": {
-                n: {
+            "by_objects_and_pictures": {
+                kind: {
                     "frames": len(found),
-                    "median_ms": medians[n],
+                    "median_ms": medians[kind],
                     "p99_ms": _p99(found),
-                    "p99_over_median": _p99(found) / medians[n],
+                    "p99_over_median": _p99(found) / medians[kind],
                 }
-                for n, found in calm.items()
+                for kind, found in calm.items()
             },
         }
 
