@@ -42,7 +42,12 @@ GATE_ROWS = {f"auto, without {gate}": {"view": "auto", **off} for gate, off in G
 # SAM2's rules for memory and masks, with our network as it was trained; and as near to SAM2's
 # network as ours comes, without the panoramic parts and on frames that are not closed.
 SAM2_RULES, PLAIN = "sphere, SAM2's rules", "SAM2-nano"
-_RULES = {"view": "sphere", "long_frames": 0, "motion_gate_deg": 0.0}
+_RULES = {
+    "view": "sphere",
+    "long_frames": 0,
+    "motion_gate_deg": 0.0,
+    "remember_hidden": True,
+}
 ROWS = {**VIEW_ROWS, **GATE_ROWS, SAM2_RULES: _RULES, PLAIN: {**_RULES, "pano": False}}
 PARTS = ("pc_blocks", "previous_mask")
 

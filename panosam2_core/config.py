@@ -127,8 +127,8 @@ class TrackerConfig:
         most_growth: factor by which the solid angle of a mask may exceed what is usual for its
             object in a local view; beyond it the object counts as hidden. 0: any. Paper silent;
             chosen because an object that is covered by a larger one seems to grow.
-        remember_hidden: keep frames of local views in memory on which the object was not seen, as
-            SAM2 does. Off: only what was seen is remembered there (as in DAM4SAM).
+        remember_hidden: keep frames in memory on which the object was not seen, as SAM2 does. Off:
+            only what was seen is remembered (as in DAM4SAM).
         seed: ``None``: deterministic draws. A number: the paper's Algorithm 1, seeded.
     """
 

@@ -367,13 +367,9 @@ class PanoTracker:
 
     def _without_hidden(self, prediction: Prediction, found: ObjectResult) -> Prediction:
         """A prediction whose frame is not remembered, if it should not be."""
-        track = prediction.sight.track
-        kept = self.config.remember_hidden and not track.lost
-        if (
-            found.state is ObjectState.VISIBLE
-            or kept
-            or not (prediction.sight.local or track.lost)
-        ):
+        # Of a search nothing is remembered but what was found.
+        kept = self.config.remember_hidden and not prediction.sight.track.lost
+        if found.state is ObjectState.VISIBLE or kept:
             return prediction
         return dataclasses.replace(prediction, observation=None)
 
