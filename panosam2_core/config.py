@@ -129,6 +129,9 @@ class TrackerConfig:
             chosen because an object that is covered by a larger one seems to grow.
         remember_hidden: keep frames in memory on which the object was not seen, as SAM2 does. Off:
             only what was seen is remembered (as in DAM4SAM).
+        anchors: frames per memory that are kept for long because something else could have been
+            taken for the object there, and was not (:mod:`panosam2_core.anchors`); 0: none. Read
+            like prompted frames, and as costly.
         seed: ``None``: deterministic draws. A number: the paper's Algorithm 1, seeded.
     """
 
@@ -150,6 +153,7 @@ class TrackerConfig:
     least_score: float = 0.5
     most_growth: float = 2.0
     remember_hidden: bool = False
+    anchors: int = 0
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -176,6 +180,7 @@ class TrackerConfig:
             "max_objects": (1, 1024),
             "max_local_views": (1, 1024),
             "max_prompted": (1, 64),
+            "anchors": (0, 16),
             "long_frames": (0, 8),
             "long_capacity": (1, 10**6),
             "long_spacing": (1, 10**6),
