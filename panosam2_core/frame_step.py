@@ -25,6 +25,7 @@ from panosam2_core.memory.sampling import best_spaced, draw_by_visibility
 from panosam2_core.memory.tokens import Frames, layout
 from panosam2_core.model import MASK_STRIDE, Decoded, ImageFeatures, PanoSAM2, PointPrompts
 from panosam2_core.motion import OUTSIDE, PROMPT_MARGIN, prompt_region, spread
+from panosam2_core.presence import believe
 from panosam2_core.prompt_input import mask_input, point_input
 from panosam2_core.prompt_view import look
 from panosam2_core.prompts import Prompt
@@ -318,13 +319,26 @@ class FrameStep:
                     [sight.clock for sight in group],
                     pano=pano,
                 )
+            agreeing = agreement(decoded) if self.config.anchors or self.config.presence else None
+            present = None
+            if agreeing is not None and self.config.presence:
+                before = decoded.score.new_tensor([sight.track.presence for sight in group])
+                present = believe(before, decoded, agreeing)
+                decoded = doubt(self.model, decoded, present > 0)
             if self.gated:
                 near = torch.cat([self._reachable(sight) for sight in group])
                 decoded = stay_near(self.model, decoded, near, pano=pano)
             if group[0].local:
                 decoded = doubt(self.model, decoded, self._believed(group, decoded))
             decoded = self.leave_out(decoded, [sight.chart for sight in group])
-            predictions += self._observed(group, features, decoded)
+            for i, seen in enumerate(self._observed(group, features, decoded)):
+                predictions.append(
+                    dataclasses.replace(
+                        seen,
+                        agreement=None if agreeing is None else agreeing[i],
+                        presence=None if present is None else present[i],
+                    )
+                )
         return predictions
 
     def _believed(self, sights: Sequence[Sight], decoded: Decoded) -> Tensor:
@@ -463,7 +477,6 @@ class FrameStep:
         prompt: Prompt | None = None,
     ) -> list[Prediction]:
         whole = not sights[0].local
-        agreeing = agreement(decoded) if self.config.anchors and prompt is None else None
         with self.clock.stage("remember"):
             clocks = [sight.clock for sight in sights]
             seen = self.observe(
@@ -478,7 +491,6 @@ class FrameStep:
                 score=decoded.score[i],
                 object_logit=decoded.object_logit[i, 0],
                 observation=seen[i],
-                agreement=None if agreeing is None else agreeing[i],
             )
             for i, sight in enumerate(sights)
         ]
@@ -522,4 +534,5 @@ def _hidden(prediction: Prediction) -> Prediction:
         logits=torch.full_like(prediction.logits, OUTSIDE),
         object_logit=-prediction.object_logit.abs(),
         observation=None,
+        presence=None,
     )
