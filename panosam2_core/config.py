@@ -132,9 +132,6 @@ class TrackerConfig:
         anchors: frames per memory that are kept for long because something else could have been
             taken for the object there, and was not (:mod:`panosam2_core.anchors`); 0: none. Read
             like prompted frames, and as costly.
-        presence: whether an object is in sight is weighed over frames, by its occlusion logit and
-            the agreement of the decoder's candidates (:mod:`panosam2_core.presence`); what is
-            not believed counts as hidden. Off: the network's word alone, as in SAM2.
         seed: ``None``: deterministic draws. A number: the paper's Algorithm 1, seeded.
     """
 
@@ -157,7 +154,6 @@ class TrackerConfig:
     most_growth: float = 2.0
     remember_hidden: bool = False
     anchors: int = 0
-    presence: bool = False
     seed: int | None = None
 
     def __post_init__(self) -> None:

@@ -25,7 +25,6 @@ from panosam2_core.memory.sampling import best_spaced, draw_by_visibility
 from panosam2_core.memory.tokens import Frames, layout
 from panosam2_core.model import MASK_STRIDE, Decoded, ImageFeatures, PanoSAM2, PointPrompts
 from panosam2_core.motion import OUTSIDE, PROMPT_MARGIN, prompt_region, spread
-from panosam2_core.presence import believe
 from panosam2_core.prompt_input import mask_input, point_input
 from panosam2_core.prompt_view import look
 from panosam2_core.prompts import Prompt
@@ -319,26 +318,14 @@ class FrameStep:
                     [sight.clock for sight in group],
                     pano=pano,
                 )
-            agreeing = agreement(decoded) if self.config.anchors or self.config.presence else None
-            present = None
-            if agreeing is not None and self.config.presence:
-                before = decoded.score.new_tensor([sight.track.presence for sight in group])
-                present = believe(before, decoded, agreeing)
-                decoded = doubt(self.model, decoded, present > 0)
+            agreeing = agreement(decoded) if self.config.anchors else None
             if self.gated:
                 near = torch.cat([self._reachable(sight) for sight in group])
                 decoded = stay_near(self.model, decoded, near, pano=pano)
             if group[0].local:
                 decoded = doubt(self.model, decoded, self._believed(group, decoded))
             decoded = self.leave_out(decoded, [sight.chart for sight in group])
-            for i, seen in enumerate(self._observed(group, features, decoded)):
-                predictions.append(
-                    dataclasses.replace(
-                        seen,
-                        agreement=None if agreeing is None else agreeing[i],
-                        presence=None if present is None else present[i],
-                    )
-                )
+            predictions += self._observed(group, features, decoded, agreeing=agreeing)
         return predictions
 
     def _believed(self, sights: Sequence[Sight], decoded: Decoded) -> Tensor:
@@ -475,6 +462,7 @@ class FrameStep:
         features: ImageFeatures,
         decoded: Decoded,
         prompt: Prompt | None = None,
+        agreeing: Tensor | None = None,
     ) -> list[Prediction]:
         whole = not sights[0].local
         with self.clock.stage("remember"):
@@ -491,6 +479,7 @@ class FrameStep:
                 score=decoded.score[i],
                 object_logit=decoded.object_logit[i, 0],
                 observation=seen[i],
+                agreement=None if agreeing is None else agreeing[i],
             )
             for i, sight in enumerate(sights)
         ]
@@ -534,5 +523,4 @@ def _hidden(prediction: Prediction) -> Prediction:
         logits=torch.full_like(prediction.logits, OUTSIDE),
         object_logit=-prediction.object_logit.abs(),
         observation=None,
-        presence=None,
     )

@@ -24,7 +24,6 @@ from panosam2_core.geometry.region import RegionMeasure, measure
 from panosam2_core.ignored import IgnoredRegion
 from panosam2_core.memory.bank import FrameMemory, LongTermEntry, ObjectMemory
 from panosam2_core.model import MASK_STRIDE, PanoSAM2
-from panosam2_core.presence import MOST
 from panosam2_core.prompts import Prompt, check_prompt
 from panosam2_core.pursuit import Pursuit
 from panosam2_core.results import FrameResult, ObjectResult, ObjectState, View
@@ -415,10 +414,6 @@ class PanoTracker:
                 _learn_usual(track, found, prompted=object_id in prompted)
                 width = step.size_hw[1]
                 track.columns = found.box[0] / width, found.box[2] / width
-            if object_id in prompted:
-                track.presence = MOST
-            elif prediction.presence is not None:
-                track.presence = float(prediction.presence)
             track.last_seen = self._now - found.frames_since_seen
             track.label = found.label
             self._tracks[object_id] = track

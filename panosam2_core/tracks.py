@@ -10,7 +10,6 @@ from torch import Tensor
 from panosam2_core.charts import Chart
 from panosam2_core.geometry.bfov import BFoV
 from panosam2_core.memory.bank import LongTermEntry, ObjectMemory, Observation
-from panosam2_core.presence import MOST
 from panosam2_core.pursuit import Pursuit
 
 
@@ -84,7 +83,6 @@ class Track:
         placed: index in the stream of the frame that ``memory.region`` is of.
         usual_score: moving average of the IoU that the network predicts for its masks; 0: unknown.
         usual_size: moving average of its solid angle in steradians; 0: unknown.
-        presence: log odds that it was in sight, see :mod:`panosam2_core.presence`.
         small: frames in a row on which the panorama showed it small enough for a local view.
         columns: (first, number), in widths of the frame: where it was last seen.
         close: its local views, once there has been one.
@@ -99,7 +97,6 @@ class Track:
     placed: int
     usual_score: float = 0.0
     usual_size: float = 0.0
-    presence: float = MOST
     small: int = 0
     columns: tuple[float, float] | None = None
     close: Close | None = None
@@ -174,7 +171,6 @@ class Prediction:
         object_logit: () visibility.
         observation: for the sight's memory; ``None`` when there is nothing to remember.
         agreement: () of the decoder's candidates; ``None`` if nobody wants to know.
-        presence: () log odds that it is in sight; ``None``: as before.
     """
 
     sight: Sight
@@ -185,7 +181,6 @@ class Prediction:
     object_logit: Tensor
     observation: Observation | None
     agreement: Tensor | None = None
-    presence: Tensor | None = None
 
     @property
     def visible(self) -> bool:
