@@ -135,6 +135,7 @@ def measure_row(
         view="sphere",
         prompt_view="sphere",
         motion_gate_deg=0.0,
+        remember_hidden=True,
     )
     predictor = TrackerPredictor(PanoTracker(model, config), "mask")
     result, _ = evaluate(predictor, episodes, lambda score: None)

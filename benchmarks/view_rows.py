@@ -1,7 +1,8 @@
 """What the benchmarks of views compare, and the file that keeps what is finished.
 
 The views are those of `panosam2_core.config.VIEWS`; a gate is a change to `TrackerConfig` that
-switches it off. A new view or gate needs a line here and nowhere else.
+switches it off, an option one that switches on what is off. A new view, gate or option needs a
+line here and nowhere else.
 """
 
 from __future__ import annotations
@@ -37,12 +38,19 @@ GATES: dict[str, dict[str, Any]] = {
         "long_frames": 0,
     },
 }
+OPTIONS: dict[str, dict[str, Any]] = {"anchors": {"anchors": 3}}
 VIEW_ROWS: dict[str, dict[str, Any]] = {view: {"view": view} for view in VIEWS}
 GATE_ROWS = {f"auto, without {gate}": {"view": "auto", **off} for gate, off in GATES.items()}
+GATE_ROWS |= {f"auto, with {option}": {"view": "auto", **on} for option, on in OPTIONS.items()}
 # SAM2's rules for memory and masks, with our network as it was trained; and as near to SAM2's
 # network as ours comes, without the panoramic parts and on frames that are not closed.
 SAM2_RULES, PLAIN = "sphere, SAM2's rules", "SAM2-nano"
-_RULES = {"view": "sphere", "long_frames": 0, "motion_gate_deg": 0.0}
+_RULES = {
+    "view": "sphere",
+    "long_frames": 0,
+    "motion_gate_deg": 0.0,
+    "remember_hidden": True,
+}
 ROWS = {**VIEW_ROWS, **GATE_ROWS, SAM2_RULES: _RULES, PLAIN: {**_RULES, "pano": False}}
 PARTS = ("pc_blocks", "previous_mask")
 

@@ -135,8 +135,11 @@ class TrackerConfig:
         most_growth: factor by which the solid angle of a mask may exceed what is usual for its
             object in a local view; beyond it the object counts as hidden. 0: any. Paper silent;
             chosen because an object that is covered by a larger one seems to grow.
-        remember_hidden: keep frames of local views in memory on which the object was not seen, as
-            SAM2 does. Off: only what was seen is remembered there (as in DAM4SAM).
+        remember_hidden: keep frames in memory on which the object was not seen, as SAM2 does. Off:
+            only what was seen is remembered (as in DAM4SAM).
+        anchors: frames per memory that are kept for long because something else could have been
+            taken for the object there, and was not (:mod:`panosam2_core.anchors`); 0: none. Read
+            like prompted frames, and as costly.
         seed: ``None``: deterministic draws. A number: the paper's Algorithm 1, seeded.
     """
 
@@ -161,6 +164,7 @@ class TrackerConfig:
     least_score: float = 0.5
     most_growth: float = 2.0
     remember_hidden: bool = False
+    anchors: int = 0
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -189,6 +193,7 @@ class TrackerConfig:
             "max_local_views": (1, 1024),
             "max_prompted": (1, 64),
             "short_frames": (1, 16),
+            "anchors": (0, 16),
             "long_frames": (0, 8),
             "long_capacity": (1, 10**6),
             "long_spacing": (1, 10**6),

@@ -51,7 +51,15 @@ from panosam2_core.tracker import PanoTracker
 
 TRACKERS = ("panosam2", "panosam2_bfov", "sam2", "sam2_bfov")
 NETWORK_PARTS = {"pc-blocks": "pc_blocks", "previous-mask": "previous_mask"}
-PARTS = (*NETWORK_PARTS, "long-memory", "motion-gate", "prompt-view", "local-views", "wrap")
+PARTS = (
+    *NETWORK_PARTS,
+    "long-memory",
+    "seen-only",
+    "motion-gate",
+    "prompt-view",
+    "local-views",
+    "wrap",
+)
 
 COLUMNS = {
     "objects": "n",
@@ -197,6 +205,7 @@ def _ours(args: argparse.Namespace) -> tuple[Callable[[], Predictor], tuple[int,
         view="sphere" if "local-views" in off else args.view,
         prompt_view="sphere" if "prompt-view" in off else args.prompt_view,
         motion_gate_deg=0.0 if "motion-gate" in off else args.motion_gate,
+        remember_hidden="seen-only" in off,
     )
     return lambda: TrackerPredictor(PanoTracker(model, config), args.prompt), model.input_size
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from panosam2_core.anchors import agreement
 from panosam2_core.charts import Chart, LocalView, WholeFrame, search_regions, solid_angles
 from panosam2_core.config import TrackerConfig
 from panosam2_core.geometry.bfov import BFoV, snap
@@ -22,7 +23,7 @@ from panosam2_core.geometry.region import measure
 from panosam2_core.ignored import IgnoredRegion
 from panosam2_core.memory.bank import LongTermEntry, ObjectMemory, Observation
 from panosam2_core.memory.sampling import best_spaced, draw_by_visibility
-from panosam2_core.memory.tokens import layout
+from panosam2_core.memory.tokens import Frames, layout
 from panosam2_core.model import MASK_STRIDE, Decoded, ImageFeatures, PanoSAM2, PointPrompts
 from panosam2_core.motion import OUTSIDE, PROMPT_MARGIN, prompt_region, spread
 from panosam2_core.prompt_input import mask_input, point_input
@@ -315,7 +316,7 @@ class FrameStep:
         groups: dict[object, list[Sight]] = defaultdict(list)
         for sight in sights:
             whole = sight.chart is self.whole
-            groups[(whole, sight.clock, layout(sight.memory, sight.drawn))].append(sight)
+            groups[(whole, layout(sight.memory, sight.drawn))].append(sight)
         predictions: list[Prediction] = []
         for group in groups.values():
             features = self._features(group)
@@ -326,16 +327,17 @@ class FrameStep:
                     features,
                     [sight.memory for sight in group],
                     [sight.drawn for sight in group],
-                    group[0].clock,
+                    [sight.clock for sight in group],
                     pano=pano,
                 )
+            agreeing = agreement(decoded) if self.config.anchors else None
             if self.gated:
                 near = torch.cat([self._reachable(sight) for sight in group])
                 decoded = stay_near(self.model, decoded, near, pano=pano)
             if group[0].local:
                 decoded = doubt(self.model, decoded, self._believed(group, decoded))
             decoded = self.leave_out(decoded, [sight.chart for sight in group])
-            predictions += self._observed(group, features, decoded)
+            predictions += self._observed(group, features, decoded, agreeing=agreeing)
         return predictions
 
     def _believed(self, sights: Sequence[Sight], decoded: Decoded) -> Tensor:
@@ -473,11 +475,13 @@ class FrameStep:
         features: ImageFeatures,
         decoded: Decoded,
         prompt: Prompt | None = None,
+        agreeing: Tensor | None = None,
     ) -> list[Prediction]:
         whole = not sights[0].local
         with self.clock.stage("remember"):
+            clocks = [sight.clock for sight in sights]
             seen = self.observe(
-                features, decoded, sights[0].clock, prompted=prompt is not None, whole=whole
+                features, decoded, clocks, prompted=prompt is not None, whole=whole
             )
         return [
             Prediction(
@@ -488,19 +492,26 @@ class FrameStep:
                 score=decoded.score[i],
                 object_logit=decoded.object_logit[i, 0],
                 observation=seen[i],
+                agreement=None if agreeing is None else agreeing[i],
             )
             for i, sight in enumerate(sights)
         ]
 
     def observe(
-        self, features: ImageFeatures, decoded: Decoded, clock: int, *, prompted: bool, whole: bool
+        self,
+        features: ImageFeatures,
+        decoded: Decoded,
+        clock: Frames,
+        *,
+        prompted: bool,
+        whole: bool,
     ) -> list[Observation]:
         """Make memories.
 
         Args:
             features: of B objects.
             decoded: of the same objects.
-            clock: time of the memory that they are for.
+            clock: time of the memories that they are for, of all or of each.
             prompted: the user said what the objects are.
             whole: decoded on the whole frame, not in local views.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from panosam2_core.memory.bank import FrameMemory, ObjectMemory, Observation
-from panosam2_core.memory.tokens import LongDraws, pack
+from panosam2_core.memory.tokens import Frames, LongDraws, each, pack
 from panosam2_core.model import Decoded, ImageFeatures, PanoSAM2, PointPrompts
 from panosam2_core.motion import OUTSIDE, keep_near
 
@@ -58,7 +58,7 @@ def propagate(
     features: ImageFeatures,
     memories: Sequence[ObjectMemory],
     long_draws: LongDraws,
-    frame: int,
+    frame: Frames,
     *,
     pano: bool,
 ) -> Decoded:
@@ -69,7 +69,7 @@ def propagate(
         features: of B objects.
         memories: of the same objects.
         long_draws: long-term entries per object, lists of equal length.
-        frame: index of the frame.
+        frame: index of the frame, of all objects or of each.
         pano: circular columns.
 
     Returns:
@@ -84,7 +84,7 @@ def correct(
     features: ImageFeatures,
     memories: Sequence[ObjectMemory],
     long_draws: LongDraws,
-    frame: int,
+    frame: Frames,
     prompts: PointPrompts,
     *,
     pano: bool,
@@ -99,7 +99,7 @@ def correct(
         features: of B objects.
         memories: of the same objects, of equal layout.
         long_draws: long-term entries per object, lists of equal length.
-        frame: index of the frame.
+        frame: index of the frame, of all objects or of each.
         prompts: one row per object.
         pano: circular columns.
 
@@ -119,7 +119,7 @@ def _track(
     features: ImageFeatures,
     memories: Sequence[ObjectMemory],
     long_draws: LongDraws,
-    frame: int,
+    frame: Frames,
     *,
     pano: bool,
 ) -> tuple[Tensor, Tensor | None]:
@@ -193,7 +193,7 @@ def observe(
     model: PanoSAM2,
     features: ImageFeatures,
     decoded: Decoded,
-    frame: int,
+    frame: Frames,
     *,
     prompted: bool,
     pano: bool,
@@ -205,7 +205,7 @@ def observe(
         model: the network.
         features: of B objects.
         decoded: masks of the same objects.
-        frame: index of the frame.
+        frame: index of the frame, of all objects or of each.
         prompted: whether the user prompted it.
         pano: circular columns.
         map_dtype: of the stored maps (SAM2 stores bfloat16).
@@ -221,7 +221,7 @@ def observe(
     if last is None:
         last = torch.full((len(gated),), width // 2, device=gated.device)
     centers = center_columns(gated, width, last)
-    regions = gated > 0
+    regions, frames = gated > 0, each(frame, len(gated))
 
     def own(part: Tensor) -> Tensor:
         # A view of the batch would keep alive what belongs to the other objects.
@@ -229,7 +229,7 @@ def observe(
 
     return [
         Observation(
-            memory=FrameMemory(frame, own(encoded[i]), own(decoded.pointer[i])),
+            memory=FrameMemory(frames[i], own(encoded[i]), own(decoded.pointer[i])),
             object_logit=own(decoded.object_logit[i, 0]),
             prompted=prompted,
             previous_mask=own(mask[i]),

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from panosam2_core.anchors import is_contested
 from panosam2_core.centring import columns_of, free_edge, least_step, move
 from panosam2_core.charts import Chart, LocalView
 from panosam2_core.config import TrackerConfig
@@ -36,7 +37,7 @@ from panosam2_core.tracks import Close, Outlook, Picture, Prediction, Track
 from panosam2_core.zoom import outlook as outlook_after
 
 SCORE_RATE, SIZE_RATE = 0.1, 0.3  # weight of a frame in what is usual for an object
-_SNAPSHOT_VERSION = 4
+_SNAPSHOT_VERSION = 5
 _SNAPSHOT_TYPES: list[Any] = [
     Track,
     Close,
@@ -306,7 +307,7 @@ class PanoTracker:
                 result = self._report([predictions[i] for i in order], size_hw, clock)
             for i, found in result.objects.items():
                 if i not in given:
-                    predictions[i] = self._without_hidden(predictions[i], found)
+                    predictions[i] = self._admitted(predictions[i], found)
             outlooks = self._outlooks(step, predictions, result, given)
         self._commit(step, predictions, outlooks, result, given)
         return result
@@ -348,6 +349,7 @@ class PanoTracker:
             num_pointers=self.model.max_obj_ptrs_in_encoder,
             max_prompted=self.config.max_prompted,
             long_capacity=self.config.long_capacity,
+            max_anchors=self.config.anchors,
             long_pool=torch.zeros(
                 self.config.long_capacity,
                 self.model.config.width,
@@ -378,17 +380,21 @@ class PanoTracker:
             outlooks[object_id] = outlook
         return outlooks
 
-    def _without_hidden(self, prediction: Prediction, found: ObjectResult) -> Prediction:
-        """A prediction whose frame is not remembered, if it should not be."""
-        track = prediction.sight.track
-        kept = self.config.remember_hidden and not track.lost
-        if (
-            found.state is ObjectState.VISIBLE
-            or kept
-            or not (prediction.sight.local or track.lost)
-        ):
+    def _admitted(self, prediction: Prediction, found: ObjectResult) -> Prediction:
+        """A prediction whose frame is remembered as it should be, if at all."""
+        # Of a search nothing is remembered but what was found.
+        kept = self.config.remember_hidden and not prediction.sight.track.lost
+        if found.state is not ObjectState.VISIBLE and not kept:
+            return dataclasses.replace(prediction, observation=None)
+        agreeing, seen = prediction.agreement, prediction.observation
+        if agreeing is None or seen is None or found.state is not ObjectState.VISIBLE:
             return prediction
-        return dataclasses.replace(prediction, observation=None)
+        track, score, size = prediction.sight.track, found.mask_score, found.solid_angle_sr
+        contested = is_contested(track, float(agreeing), score, size)
+        memory = dataclasses.replace(seen.memory, contested=contested)
+        return dataclasses.replace(
+            prediction, observation=dataclasses.replace(seen, memory=memory)
+        )
 
     def _commit(
         self,

@@ -170,6 +170,7 @@ class Prediction:
         score: () predicted IoU.
         object_logit: () visibility.
         observation: for the sight's memory; ``None`` when there is nothing to remember.
+        agreement: () of the decoder's candidates; ``None`` if nobody wants to know.
     """
 
     sight: Sight
@@ -179,6 +180,7 @@ class Prediction:
     score: Tensor
     object_logit: Tensor
     observation: Observation | None
+    agreement: Tensor | None = None
 
     @property
     def visible(self) -> bool:

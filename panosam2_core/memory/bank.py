@@ -1,8 +1,9 @@
 """The bounded memory of one object.
 
 The bound is exact, not approximate: memory attention looks at the prompted maps, the last six
-maps and the last fifteen pointers, so nothing older is kept but one pointer per confident frame
-for the long-term draws, capped. State size does not depend on the length of the stream.
+maps and the last fifteen pointers, so nothing older is kept but a few anchors, and one pointer per
+confident frame for the long-term draws, capped. State size does not depend on the length of the
+stream.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
+ANCHOR_SPACING = 5  # frames; neighbours show the same
+
 
 @dataclass(frozen=True)
 class FrameMemory:
@@ -22,11 +25,14 @@ class FrameMemory:
         frame: index in the stream.
         memory_map: (D, h, w).
         pointer: (C,).
+        contested: something else could have been taken for the object, and was not
+            (:mod:`panosam2_core.anchors`).
     """
 
     frame: int
     memory_map: Tensor
     pointer: Tensor
+    contested: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,8 +80,10 @@ class ObjectMemory:
         num_pointers: pointers that memory attention sees (SAM2: 16).
         max_prompted: prompted frames kept; the first one and the newest ones stay.
         long_capacity: long-term entries kept; the least visible one goes first.
+        max_anchors: anchors kept; the oldest one goes first.
         prompted: frames on which the user said what the object is.
         recent: the last ``num_maps - 1`` tracked frames.
+        anchors: contested frames that are no longer recent, oldest first.
         recent_pointers: (frame, pointer) of the last ``num_pointers - 1`` tracked frames.
         long_term: pointers of frames on which the object was seen, oldest first.
         long_pool: (long_capacity, C) rows that long-term pointers are copied into, so that the
@@ -91,8 +99,10 @@ class ObjectMemory:
     num_pointers: int = 16
     max_prompted: int = 4
     long_capacity: int = 512
+    max_anchors: int = 0
     prompted: list[FrameMemory] = field(default_factory=list)
     recent: deque[FrameMemory] = field(default_factory=deque)
+    anchors: list[FrameMemory] = field(default_factory=list)
     recent_pointers: deque[tuple[int, Tensor]] = field(default_factory=deque)
     long_term: list[LongTermEntry] = field(default_factory=list)
     long_pool: Tensor | None = None
@@ -149,9 +159,15 @@ class ObjectMemory:
     def _forget_old(self, now: int) -> None:
         """Drop what the frame after ``now`` will no longer look at."""
         while self.recent and now - self.recent[0].frame >= self.num_maps - 1:
-            self.recent.popleft()
+            self._remember_anchor(self.recent.popleft())
         while self.recent_pointers and now - self.recent_pointers[0][0] >= self.num_pointers - 1:
             self.recent_pointers.popleft()
+
+    def _remember_anchor(self, memory: FrameMemory) -> None:
+        """Keep a contested frame that is no longer recent, if it is not too near the last one."""
+        near = self.anchors and memory.frame - self.anchors[-1].frame < ANCHOR_SPACING
+        if self.max_anchors and memory.contested and not near:
+            self.anchors = [*self.anchors, memory][-self.max_anchors :]
 
     def remember_long(self, entry: LongTermEntry) -> None:
         """Keep a pointer for the long-term draws if the object was seen.
@@ -175,6 +191,11 @@ class ObjectMemory:
         self.long_term.append(entry)
         self._rows.append(row)
 
+    @property
+    def lasting(self) -> list[FrameMemory]:
+        """Frames that memory attention sees whatever their age: prompted ones, then anchors."""
+        return [*self.prompted, *self.anchors]
+
     def long_candidates(self, frame: int) -> list[LongTermEntry]:
         """Entries older than the short window as seen from ``frame``.
 
@@ -187,7 +208,7 @@ class ObjectMemory:
         Returns:
             Entries, oldest first.
         """
-        known = {memory.frame for memory in self.prompted}
+        known = {memory.frame for memory in self.lasting}
         return [
             entry
             for entry in self.long_term
@@ -197,6 +218,7 @@ class ObjectMemory:
     def forget_short_term(self) -> None:
         """Drop everything that depends on the order of time; prompted frames stay."""
         self.recent.clear()
+        self.anchors.clear()
         self.recent_pointers.clear()
         self.long_term.clear()
         self._rows.clear()
@@ -223,6 +245,7 @@ class ObjectMemory:
             self,
             prompted=[turn(memory) for memory in self.prompted],
             recent=deque(turn(memory) for memory in self.recent),
+            anchors=[turn(memory) for memory in self.anchors],
             recent_pointers=self.recent_pointers.copy(),
             long_term=self.long_term.copy(),
             _rows=self._rows.copy(),
@@ -243,6 +266,7 @@ class ObjectMemory:
 
         self.prompted = [cut(memory) for memory in self.prompted]
         self.recent = deque(cut(memory) for memory in self.recent)
+        self.anchors = [cut(memory) for memory in self.anchors]
         self.recent_pointers = deque((t, pointer.detach()) for t, pointer in self.recent_pointers)
         self.long_term = [replace(e, pointer=e.pointer.detach()) for e in self.long_term]
         if self.previous_mask is not None:
@@ -254,7 +278,7 @@ class ObjectMemory:
         Returns:
             Tensors; a pointer that stands in several places is listed once.
         """
-        held = [t for m in (*self.prompted, *self.recent) for t in (m.memory_map, m.pointer)]
+        held = [t for m in (*self.lasting, *self.recent) for t in (m.memory_map, m.pointer)]
         held += [pointer for _, pointer in self.recent_pointers]
         if self.long_pool is None:
             held += [entry.pointer for entry in self.long_term]

@@ -1,9 +1,9 @@
 """Packs the memories of several objects into one batch of memory-attention tokens.
 
-Token order (SAM2's, with the long-term parts in between): prompted maps, pseudo long-term maps,
-recent maps oldest first; then the pointers of the prompted, long-term and recent frames, the
-latter newest first. Maps must come first, because attention rotates whole maps and leaves a given
-number of tokens at the end alone.
+Token order (SAM2's, with the long-term parts in between): maps of prompted frames and of anchors,
+pseudo long-term maps, recent maps oldest first; then the pointers of the prompted frames and
+anchors, of the long-term and of the recent frames, the latter newest first. Maps must come first,
+because attention rotates whole maps and leaves a given number of tokens at the end alone.
 """
 
 from __future__ import annotations
@@ -20,6 +20,20 @@ from panosam2_core.model import MemoryTokens, PanoSAM2
 
 Layout = tuple[int, int, int, int, bool]
 LongDraws = Sequence[Sequence[LongTermEntry]]
+Frames = int | Sequence[int]
+
+
+def each(frame: Frames, count: int) -> Sequence[int]:
+    """Give every object its frame.
+
+    Args:
+        frame: index of all or of each.
+        count: of objects.
+
+    Returns:
+        An index per object.
+    """
+    return [frame] * count if isinstance(frame, int) else frame
 
 
 def layout(memory: ObjectMemory, long_draw: Sequence[LongTermEntry]) -> Layout:
@@ -30,10 +44,11 @@ def layout(memory: ObjectMemory, long_draw: Sequence[LongTermEntry]) -> Layout:
         long_draw: the long-term entries drawn for it.
 
     Returns:
-        Prompted maps, recent maps, recent pointers, long-term entries, previous mask known.
+        Prompted maps and anchors, recent maps, recent pointers, long-term entries, previous mask
+        known.
     """
     return (
-        len(memory.prompted),
+        len(memory.lasting),
         len(memory.recent),
         len(memory.recent_pointers),
         len(long_draw),
@@ -45,7 +60,7 @@ class Recalled(NamedTuple):
     """What is remembered of B objects of equal layout, as tensors.
 
     Attributes:
-        prompted_maps: (B, M_p, D, h, w), at least one.
+        prompted_maps: (B, M_p, D, h, w), at least one; anchors count as prompted.
         recent_maps: (B, M_r, D, h, w) of tracked frames, oldest first; M_r may be 0.
         recent_ages: (B, M_r) long, frames since then, 1 .. ``num_maskmem - 1``.
         recent_pointers: (B, M_r, C) of the same frames.
@@ -64,7 +79,7 @@ class Recalled(NamedTuple):
 
 
 def pack(
-    model: PanoSAM2, memories: Sequence[ObjectMemory], long_draws: LongDraws, frame: int
+    model: PanoSAM2, memories: Sequence[ObjectMemory], long_draws: LongDraws, frame: Frames
 ) -> MemoryTokens:
     """Build the tokens for B objects of equal layout.
 
@@ -72,7 +87,7 @@ def pack(
         model: gives the time codes and the long-short memory module.
         memories: B objects, each with at least one prompted frame.
         long_draws: B lists of equal length, empty where the long-term memory is off.
-        frame: index of the current frame.
+        frame: index of the current frame, of all objects or of each.
 
     Returns:
         Tokens for memory attention.
@@ -81,21 +96,23 @@ def pack(
 
 
 def recall(
-    model: PanoSAM2, memories: Sequence[ObjectMemory], long_draws: LongDraws, frame: int
+    model: PanoSAM2, memories: Sequence[ObjectMemory], long_draws: LongDraws, frame: Frames
 ) -> Recalled:
     """Stack what B objects of equal layout remember; arguments as for :func:`pack`.
 
     Returns:
         Maps in single precision, and pointers, with their ages.
     """
-    prompted = _stack([[m.memory_map for m in memory.prompted] for memory in memories])
+    prompted = _stack([[m.memory_map for m in memory.lasting] for memory in memories])
     reach = model.max_obj_ptrs_in_encoder - 1
     pointers, ages = [], []
-    for memory, draw in zip(memories, long_draws, strict=True):
-        entries = [(frame - m.frame, m.pointer) for m in memory.prompted]
+    frames = each(frame, len(memories))
+    for memory, draw, now in zip(memories, long_draws, frames, strict=True):
+        entries = [(now - m.frame, m.pointer) for m in memory.prompted]
         # Older than training ever saw: the code saturates instead of extrapolating.
-        entries += [(min(frame - e.frame, reach), e.pointer) for e in draw]
-        entries += [(frame - f, pointer) for f, pointer in reversed(memory.recent_pointers)]
+        entries += [(min(now - m.frame, reach), m.pointer) for m in memory.anchors]
+        entries += [(min(now - e.frame, reach), e.pointer) for e in draw]
+        entries += [(now - f, pointer) for f, pointer in reversed(memory.recent_pointers)]
         pointers.append(torch.stack([pointer for _, pointer in entries]))
         ages.append([age for age, _ in entries])
     stacked = torch.stack(pointers)
@@ -105,7 +122,10 @@ def recall(
     if memories[0].recent:
         recent_maps = _stack([[m.memory_map for m in memory.recent] for memory in memories])
         recent_pointers = _stack([[m.pointer for m in memory.recent] for memory in memories])
-    recent_ages = [[frame - m.frame for m in memory.recent] for memory in memories]
+    recent_ages = [
+        [now - m.frame for m in memory.recent]
+        for memory, now in zip(memories, frames, strict=True)
+    ]
     return Recalled(
         prompted_maps=prompted,
         recent_maps=recent_maps,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -96,10 +98,13 @@ def test_the_tokens_are_those_of_the_memories_in_order_and_with_their_ages(
         noise = torch.randn(dim, h, w, generator=generator)
         return FrameMemory(index, noise, torch.randn(width, generator=generator))
 
-    memory = ObjectMemory()
+    memory = ObjectMemory(max_anchors=1)
     prompted = [memory_of(0), memory_of(9)]
     for one in prompted:
         memory.remember_prompted(one)
+    anchor = memory_of(17)
+    memory.remember_tracked(dataclasses.replace(anchor, contested=True))
+    lasting = [*prompted, anchor]
     recent = [memory_of(index) for index in range(24, 40)]
     for one in recent:
         memory.remember_tracked(one)
@@ -107,9 +112,9 @@ def test_the_tokens_are_those_of_the_memories_in_order_and_with_their_ages(
     packed = pack(model, [memory], [long], now)
     pieces = width // dim
 
-    pointers = [m.pointer for m in prompted] + [e.pointer for e in long]
+    pointers = [m.pointer for m in lasting] + [e.pointer for e in long]
     pointers += [m.pointer for m in reversed(recent[1:])]  # the fifteen that SAM2 looks at
-    ages = [40, 31, 15, 13, *range(1, 16)]  # long-term ages end at 15
+    ages = [40, 31, 15, 15, 13, *range(1, 16)]  # those of anchors and long-term ones end at 15
     assert packed.num_pointer_tokens == len(pointers) * pieces
     tail = packed.tokens[-packed.num_pointer_tokens :, 0].reshape(len(pointers), width)
     assert torch.equal(tail, torch.stack(pointers))
@@ -121,14 +126,33 @@ def test_the_tokens_are_those_of_the_memories_in_order_and_with_their_ages(
     short_pointers = torch.stack([m.pointer for m in recent[-6:]])[None]
     long_pointers = torch.stack([e.pointer for e in long])[None]
     pseudo = model.lsmm(long_pointers, short_pointers, short)[0]
-    maps = [*(m.memory_map for m in prompted), *pseudo, *(m.memory_map for m in recent[-6:])]
+    maps = [*(m.memory_map for m in lasting), *pseudo, *(m.memory_map for m in recent[-6:])]
     head = packed.tokens[: -packed.num_pointer_tokens, 0]
     assert torch.allclose(head, torch.cat([m.flatten(1).T for m in maps]), atol=1e-6)
-    times = [model.maskmem_tpos_enc[6, 0, 0]] * 2 + [model.lsmm.time_embed] * 2
+    times = [model.maskmem_tpos_enc[6, 0, 0]] * 3 + [model.lsmm.time_embed] * 2
     times += [model.maskmem_tpos_enc[age - 1, 0, 0] for age in range(6, 0, -1)]
     place = model.memory_position(short[:, 0])[0].flatten(1).T
     codes = torch.cat([place + time for time in times])
     assert torch.allclose(packed.positions[: -packed.num_pointer_tokens, 0], codes, atol=1e-6)
+
+
+def test_objects_that_were_hidden_for_a_while_share_a_batch_with_the_others(
+    small_nano: PanoSAM2,
+) -> None:
+    """Their clocks stood still then, so each has a time of its own."""
+    model = small_nano
+    (h, w), (dim, width) = model.grid_hw, (model.mem_dim, model.config.width)
+    memories, times = [ObjectMemory(), ObjectMemory()], [19, 28]
+    for memory, now in zip(memories, times, strict=True):
+        memory.remember_prompted(FrameMemory(0, torch.randn(dim, h, w), torch.randn(width)))
+        for index in range(1, now):
+            noise = torch.randn(dim, h, w)
+            memory.remember_tracked(FrameMemory(index, noise, torch.randn(width)))
+    together = pack(model, memories, [[], []], times)
+    for i, (memory, now) in enumerate(zip(memories, times, strict=True)):
+        alone = pack(model, [memory], [[]], now)
+        assert torch.equal(together.tokens[:, i], alone.tokens[:, 0])
+        assert torch.allclose(together.positions[:, i], alone.positions[:, 0], atol=1e-6)
 
 
 def test_draws_follow_algorithm_1() -> None:

@@ -251,6 +251,7 @@ def test_every_part_can_be_switched_off(part: str) -> None:
         "pc-blocks": network.pc_blocks,
         "previous-mask": network.previous_mask,
         "long-memory": config.long_frames > 0,
+        "seen-only": not config.remember_hidden,
         "motion-gate": config.motion_gate_deg > 0,
         "prompt-view": config.prompt_view == "auto",
         "local-views": config.view != "sphere",

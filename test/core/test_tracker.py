@@ -516,6 +516,32 @@ def test_an_absent_object_is_occluded_then_lost_and_reports_no_place(
     assert not gone.labels.any()
 
 
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("pano", [False, True])
+def test_frames_without_the_object_are_remembered_only_if_asked_for(
+    small_nano: PanoSAM2, noise_frames: Frames, pano: bool, keep: bool
+) -> None:
+    config = TrackerConfig(pano=pano, view="sphere", remember_hidden=keep)
+    tracker = PanoTracker(small_nano, config)
+    run(tracker, noise_frames[:3], {0: [POINT]})
+    memory = tracker._tracks[1].memory
+    before, guide = [m.frame for m in memory.recent], memory.previous_mask
+    head = small_nano.sam_mask_decoder.pred_obj_score_head.layers[-1].bias
+    try:
+        head -= 100
+        hidden = run(tracker, noise_frames[3:8], {})
+    finally:
+        head += 100
+    assert all(objects[1].state is ObjectState.OCCLUDED for objects in hidden)
+    after = [m.frame for m in memory.recent]
+    assert before == [1, 2]
+    assert after == ([2, 3, 4, 5, 6, 7] if keep else before)
+    assert (memory.previous_mask is guide) is not keep
+    run(tracker, noise_frames[8:9], {})
+    # What is not remembered takes no time: ages are those of frames that were taken in.
+    assert memory.recent[-1].frame == (8 if keep else 3)
+
+
 def test_a_mask_prompt_comes_back_as_given_with_its_measures(
     small_nano: PanoSAM2, noise_frames: Frames
 ) -> None:

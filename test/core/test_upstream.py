@@ -186,7 +186,7 @@ def test_an_object_that_comes_and_goes_equals_the_video_predictor(
         input_size=(SIZE, SIZE),
         precision="float32",
     )
-    tracker = PanoTracker(model, TrackerConfig(pano=False, long_frames=0))
+    tracker = PanoTracker(model, TrackerConfig(pano=False, long_frames=0, remember_hidden=True))
     for t, (frame, theirs) in enumerate(zip(frames, logits_in(state, FRAMES), strict=True)):
         prompts = [Prompt(1, points=[(120.5, 100.5)])] if t == 0 else ()
         ours = tracker.step(frame, prompts).objects[1]
@@ -301,7 +301,7 @@ def test_the_comparison_notices_a_fault(
         precision="float32",
     )
     fault(model)
-    tracker = PanoTracker(model, TrackerConfig(pano=False, long_frames=0))
+    tracker = PanoTracker(model, TrackerConfig(pano=False, long_frames=0, remember_hidden=True))
     prompt = Prompt(1, points=[(120.5, 100.5)])
     difference = 0.0
     for t, frame in enumerate(frames):

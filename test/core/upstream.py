@@ -97,7 +97,7 @@ def our_logits(
     model = load_model(
         variant, checkpoint=checkpoint, device="cpu", input_size=(SIZE, SIZE), precision=precision
     )
-    tracker = PanoTracker(model, TrackerConfig(pano=False, long_frames=0))
+    tracker = PanoTracker(model, TrackerConfig(pano=False, long_frames=0, remember_hidden=True))
     logits = []
     for t, frame in enumerate(frames):
         now = prompts if t == 0 else [later[t]] if later and t in later else ()
