@@ -14,7 +14,8 @@ sizes    Hiera-T, one object: 1024x1024 against upstream in float32 and in bfloa
 parts    what the panoramic decoder and the long-short memory cost, 512x1024, best precision.
 objects  four objects against upstream's four, 512x512.
 presets  work and time of PanoSAM2 at the sizes with names, and the bound of an Orin's GPU.
-nano     frames per second of the tracker's step, and of the whole node (the demo's summary).
+nano     milliseconds of the tracker's step; frames per second of the whole node with a camera of
+         its own process (`node.py throughput`), and of the demo, whose recorder shares its cores.
 state    bytes that the state grows by in 10,000 frames.
 start    a process from its start to the first mask, over import, build and one frame.
 peak     most memory during two tracked frames (resident set; on a GPU torch's allocations), every
@@ -539,7 +540,18 @@ def nano(device: str, rounds: int) -> dict[str, Any]:
         command = [sys.executable, "-m", "panosam2_ros.demo", "--frames", "100", "--out", folder]
         subprocess.run(command, check=True, capture_output=True)
         summary = json.loads(Path(folder, "summary.json").read_text(encoding="utf-8"))
-    return {"node.nano_fps": summary["fps"], "nano.step_ms": seconds}
+        node, told = Path(__file__).with_name("node.py"), Path(folder, "node.json")
+        runs = []
+        for _ in range(rounds):
+            command = [sys.executable, str(node), "throughput", "--json", str(told)]
+            subprocess.run(command, check=True, capture_output=True)
+            runs.append(json.loads(told.read_text(encoding="utf-8"))["throughput"])
+    return {
+        "node.nano_fps": spread([run["fps"] for run in runs]),
+        "nano.node": runs,
+        "nano.demo_fps": summary["fps"],
+        "nano.step_ms": seconds,
+    }
 
 
 def spread(values: list[float]) -> dict[str, float]:
