@@ -21,6 +21,9 @@ start    a process from its start to the first mask, over import, build and one 
 peak     most memory during two tracked frames (resident set; on a GPU torch's allocations), every
          variant of sizes in a process of its own that holds no other network.
 
+Freed memory stays in the process, as in this package's programs (panosam2_core.allocator); so
+upstream is spared the page faults as well.
+
 With one thread (OMP_NUM_THREADS=1) the seconds of sizes, parts, objects and presets are those of
 the processor, so that the ratios can be taken while others use the machine.
 
@@ -56,6 +59,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from panosam2_core import PanoTracker, Prompt, load_model
+from panosam2_core.allocator import keep_freed_memory
 from panosam2_core.build import PRESETS, VARIANTS, build_model, load_state, resolve_precision
 from panosam2_core.evaluation.upstream import _empty_state, build_upstream
 from panosam2_core.memory.bank import FrameMemory, LongTermEntry, ObjectMemory
@@ -100,6 +104,7 @@ def main() -> None:
     args = parser.parse_args()
     if unknown := set(args.what) - set(BENCHMARKS):
         parser.error(f"unknown {sorted(unknown)}; known: {', '.join(BENCHMARKS)}")
+    keep_freed_memory()
     result = dict.fromkeys(GPU_KEYS)
     if args.json and args.json.exists():
         result = json.loads(args.json.read_text(encoding="utf-8"))
