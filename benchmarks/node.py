@@ -1,9 +1,9 @@
 """The node on this machine: delivery of large images, latency, long runs, recovery.
 
-Usage: python benchmarks/node.py [delivery latency restart soak] [--json FILE]
+Usage: python benchmarks/node.py [delivery latency restart throughput soak] [--json FILE]
        [--seconds 20] [--frames 20000] [--minutes 30] [--set view:=sphere ...]
 
-Without names all four, one after the other; the machine should have nothing else to do.
+Without names all five, one after the other; the machine should have nothing else to do.
 
 delivery: a camera of its own process sends 3840x1920 images at 15 Hz, best effort and reliable,
 with the shipped shared-memory profile and without it; counted is what the node received. Without
@@ -15,6 +15,11 @@ its results, less the tracker's own stages; and its step on the same images in t
 restart: the node is killed with an object being tracked, started again and prompted again. Also
 the model's time on the first prompted image after the start and on the one after it, beside later
 ones of each kind; the worse of the two.
+
+throughput: a camera of its own process sends 1024x512 images at 30 Hz, more than the node can
+take; one object, clicked on once. Frames per second that the node publishes results of, and the
+processor time per result of the node and of the camera. --set gives the node parameters of this
+part, too.
 
 soak: small frames as fast as they are answered, two at a time so that some are dropped, for as
 many frames and as many minutes as asked for, whichever takes longer; up to three objects come and
@@ -61,6 +66,7 @@ from panosam2_ros.qos import profile
 from panosam2_ros.stamps import stamp_ns, to_stamp
 
 LARGE_HW, RATE_HZ = (1920, 3840), 15.0
+MOVING_TIMES, MOVING_HZ = 8, 30.0  # 512x1024
 SMALL_HW = (64, 128)
 OBJECTS = 3  # that come and go in a long run
 PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
@@ -69,22 +75,28 @@ PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="*", help="delivery, latency, restart, soak")
+    parser.add_argument("what", nargs="*", help="delivery, latency, restart, throughput, soak")
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--frames", type=int, default=20_000)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--set", action="append", default=[], metavar="NAME:=VALUE")
     parser.add_argument("--reliability", default="reliable", help="of `camera`, used by delivery")
     parser.add_argument("--topic", default="/image", help="likewise")
+    parser.add_argument("--moving", action="store_true", help="likewise, by throughput")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     if args.what == ["camera"]:
-        camera(args.topic, args.seconds, reliable=args.reliability == "reliable")
+        shown, rate = [np.zeros((*LARGE_HW, 3), np.uint8)], RATE_HZ
+        if args.moving:
+            shown, rate = moving(), MOVING_HZ
+        reliable = args.reliability == "reliable"
+        camera(args.topic, args.seconds, shown, rate, reliable=reliable)
         return
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "delivery": lambda: delivery(args.seconds),
         "latency": latency,
         "restart": restart,
+        "throughput": lambda: throughput(args.seconds, args.set),
         "soak": lambda: soak(args.frames, args.minutes, args.set),
     }
     result: dict[str, Any] = {"cores": os.cpu_count(), "load_before": os.getloadavg()[0]}
@@ -193,21 +205,24 @@ def _deliver(seconds: float, reliability: str, *, shipped: bool) -> dict[str, An
             }
 
 
-def camera(topic: str, seconds: float, *, reliable: bool) -> None:
-    """Send large images; prints how many, at what rate, and when the first went out."""
+def camera(
+    topic: str, seconds: float, shown: Sequence[np.ndarray], rate: float, *, reliable: bool
+) -> None:
+    """Send images; prints how many, at what rate, and when the first went out."""
     rclpy.init(args=[])
     node = Node("large_camera")
     publisher = node.create_publisher(Image, topic, profile(2, reliable=reliable))
     until(node, lambda: publisher.get_subscription_count() > 0, 20)
-    image = to_image(Header(frame_id="camera"), np.zeros((*LARGE_HW, 3), np.uint8), "rgb8")
+    images = [to_image(Header(frame_id="camera"), rgb, "rgb8") for rgb in shown]
     sent = 0
     begin = due = time.monotonic()
     while time.monotonic() - begin < seconds:
+        image = images[sent % len(images)]
         image.header.stamp = node.get_clock().now().to_msg()
         publisher.publish(image)
         sent += 1
         # A camera that was held up goes on at its pace; it does not hurry after its clock.
-        due = max(due + 1 / RATE_HZ, time.monotonic())
+        due = max(due + 1 / rate, time.monotonic())
         time.sleep(max(0.0, due - time.monotonic()))
     print(sent, sent / (time.monotonic() - begin), begin)
     time.sleep(1.0)
@@ -335,6 +350,55 @@ def pictures() -> list[np.ndarray]:
     world = WorldConfig(size_hw=SMALL_HW, frames=60, objects=(3, 4), angular_size_deg=(30, 60))
     clip = SyntheticWorld(world, "val").clip(0)
     return [np.ascontiguousarray(f.image.permute(1, 2, 0).numpy()) for f in clip]
+
+
+def moving() -> list[np.ndarray]:
+    """Frames of the synthetic world, enlarged, there and back again, so that nothing jumps."""
+    block = np.ones((MOVING_TIMES, MOVING_TIMES, 1), np.uint8)
+    frames = [np.ascontiguousarray(np.kron(frame, block)) for frame in pictures()]
+    return frames + frames[-2:0:-1]
+
+
+def throughput(seconds: float, settings: Sequence[str]) -> dict[str, Any]:
+    """Results per second of the whole node, from a camera that never waits for it."""
+    heard: list[FrameStats] = []
+    with (
+        isolated_environment() as env,
+        listening(env) as node,
+        tracker(env, *settings) as process,
+    ):
+        node.create_subscription(FrameStats, "/panosam2/stats", heard.append, profile(50))
+        prompt = node.create_publisher(Prompt, "/panosam2/prompt", profile(10))
+        until(node, lambda: prompt.get_subscription_count() > 0)
+        whole = [sys.executable, __file__, "camera", "--moving", "--seconds", str(seconds + 60)]
+        sender = subprocess.Popen(whole, env=dict(env), stdout=subprocess.DEVNULL)
+        try:
+            until(node, lambda: bool(heard))
+            height, width = (MOVING_TIMES * side for side in SMALL_HW)
+            prompt.publish(Prompt(object_id=1, points=[Point(x=width / 2, y=height / 2)]))
+            until(node, lambda: heard[-1].objects > 0)
+            until(node, lambda: len(heard) > 40)  # its memory is full then
+            del heard[:]
+            begin = time.monotonic()
+            before = [_cpu_s(process.pid), _cpu_s(sender.pid)]
+            until(node, lambda: time.monotonic() - begin > seconds, seconds + 10)
+            spent, took = [_cpu_s(process.pid), _cpu_s(sender.pid)], time.monotonic() - begin
+        finally:
+            sender.kill()
+            sender.wait()
+    return {
+        "throughput": {
+            "fps": len(heard) / took,
+            "results": len(heard),
+            "received": heard[-1].received - heard[0].received,
+            "node_cpu_ms_per_result": 1e3 * (spent[0] - before[0]) / len(heard),
+            "camera_cpu_ms_per_result": 1e3 * (spent[1] - before[1]) / len(heard),
+            "inference_ms": statistics.median(s.inference_ms for s in heard),
+            "latency_ms": statistics.median(s.latency_ms for s in heard),
+            "settings": list(settings),
+            "size": [width, height],
+        }
+    }
 
 
 def soak(frames: int, minutes: float, settings: Sequence[str]) -> dict[str, Any]:

@@ -14,11 +14,15 @@ sizes    Hiera-T, one object: 1024x1024 against upstream in float32 and in bfloa
 parts    what the panoramic decoder and the long-short memory cost, 512x1024, best precision.
 objects  four objects against upstream's four, 512x512.
 presets  work and time of PanoSAM2 at the sizes with names, and the bound of an Orin's GPU.
-nano     frames per second of the tracker's step, and of the whole node (the demo's summary).
+nano     milliseconds of the tracker's step; frames per second of the whole node with a camera of
+         its own process (`node.py throughput`), and of the demo, whose recorder shares its cores.
 state    bytes that the state grows by in 10,000 frames.
 start    a process from its start to the first mask, over import, build and one frame.
 peak     most memory during two tracked frames (resident set; on a GPU torch's allocations), every
          variant of sizes in a process of its own that holds no other network.
+
+Freed memory stays in the process, as in this package's programs (panosam2_core.allocator); so
+upstream is spared the page faults as well.
 
 With one thread (OMP_NUM_THREADS=1) the seconds of sizes, parts, objects and presets are those of
 the processor, so that the ratios can be taken while others use the machine.
@@ -55,6 +59,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from panosam2_core import PanoTracker, Prompt, load_model
+from panosam2_core.allocator import keep_freed_memory
 from panosam2_core.build import PRESETS, VARIANTS, build_model, load_state, resolve_precision
 from panosam2_core.evaluation.upstream import _empty_state, build_upstream
 from panosam2_core.memory.bank import FrameMemory, LongTermEntry, ObjectMemory
@@ -99,6 +104,7 @@ def main() -> None:
     args = parser.parse_args()
     if unknown := set(args.what) - set(BENCHMARKS):
         parser.error(f"unknown {sorted(unknown)}; known: {', '.join(BENCHMARKS)}")
+    keep_freed_memory()
     result = dict.fromkeys(GPU_KEYS)
     if args.json and args.json.exists():
         result = json.loads(args.json.read_text(encoding="utf-8"))
@@ -539,7 +545,18 @@ def nano(device: str, rounds: int) -> dict[str, Any]:
         command = [sys.executable, "-m", "panosam2_ros.demo", "--frames", "100", "--out", folder]
         subprocess.run(command, check=True, capture_output=True)
         summary = json.loads(Path(folder, "summary.json").read_text(encoding="utf-8"))
-    return {"node.nano_fps": summary["fps"], "nano.step_ms": seconds}
+        node, told = Path(__file__).with_name("node.py"), Path(folder, "node.json")
+        runs = []
+        for _ in range(rounds):
+            command = [sys.executable, str(node), "throughput", "--json", str(told)]
+            subprocess.run(command, check=True, capture_output=True)
+            runs.append(json.loads(told.read_text(encoding="utf-8"))["throughput"])
+    return {
+        "node.nano_fps": spread([run["fps"] for run in runs]),
+        "nano.node": runs,
+        "nano.demo_fps": summary["fps"],
+        "nano.step_ms": seconds,
+    }
 
 
 def spread(values: list[float]) -> dict[str, float]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -495,13 +494,17 @@ class PanoSAM2(SAM2Base):  # type: ignore[misc]
         """Dense position code, (B or 1, C, h, w), its middle column moved by ``shift``."""
         encoder = self.sam_prompt_encoder
         matrix = encoder.pe_layer.positional_encoding_gaussian_matrix
-        make: Callable[[], Tensor] = encoder.get_dense_pe
+
+        def make() -> Tensor:  # laid out like the features that it is added to
+            code: Tensor = encoder.get_dense_pe()
+            return code.contiguous(memory_format=torch.channels_last)
+
         code = self._codes["dense"]([matrix], make, encoder.image_embedding_size)
         if shift is None:
             return code
         columns = torch.arange(code.shape[-1], device=code.device)
         source = (columns[None] - shift[:, None]) % code.shape[-1]  # (B, w)
-        return code[0][:, :, source].permute(2, 0, 1, 3)
+        return code[0].permute(1, 2, 0)[:, source].permute(1, 3, 0, 2)
 
     def _embed_points(self, prompts: PointPrompts | None, shift: Tensor | None, n: int) -> Tensor:
         encoder = self.sam_prompt_encoder

@@ -6,9 +6,11 @@ many channels as keys.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
+from sam2.modeling.sam.transformer import Attention
 from torch import Tensor
 
 QUERY_BLOCK = 256  # less starves the matrix products, more leaves the cache
@@ -57,3 +59,38 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     if queries.shape[1] > QUERY_BLOCK:
         return attend_in_blocks([(queries, keys)], values)
     return torch.bmm(torch.bmm(queries, keys.mT).softmax(dim=-1), values)
+
+
+FEW_KEYS = 16  # queries per key from which on scores are laid out the other way round
+
+
+class DecoderAttention(Attention):  # type: ignore[misc]
+    """SAM2's attention between tokens and image. Parameter names are SAM2's.
+
+    The image looks at a handful of tokens. torch's fused kernel takes its rows of scores one by
+    one, and these have eight entries; as columns they are computed side by side.
+    """
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend.
+
+        Args:
+            q: (B, N, C) queries.
+            k: (B, M, C) keys.
+            v: (B, M, C) values.
+
+        Returns:
+            (B, N, C).
+        """
+        few = q.shape[1] >= FEW_KEYS * k.shape[1] and q.device.type == "cpu"
+        if not few or torch.is_grad_enabled():
+            fused: Tensor = super().forward(q, k, v)
+            return fused
+        q, k, v = self.q_proj(q), self.k_proj(k), self.v_proj(v)
+        batch, count, width = q.shape
+        q = q * (1 / math.sqrt(width // self.num_heads))
+        q, k, v = (self._separate_heads(x, self.num_heads).flatten(0, 1) for x in (q, k, v))
+        weights = torch.bmm(k, q.mT).softmax(dim=1)  # (B heads, M, N)
+        mean = torch.bmm(v.mT, weights).reshape(batch, -1, count)  # (B, C, N)
+        projected: Tensor = self.out_proj(mean.mT)
+        return projected

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from sam2.modeling.sam.transformer import Attention
 from sam2.modeling.sam2_utils import LayerNorm2d
 from torch import Tensor, nn
 
+from panosam2_core.nn.attention import DecoderAttention
 from panosam2_core.nn.derived import Derived, arithmetic_type
 
 FEW_CHANNELS = 8
@@ -119,6 +121,7 @@ _FASTER: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv2d: CastOnceConv2d,
     nn.ConvTranspose2d: CastOnceConvTranspose2d,
     LayerNorm2d: NormOfChannels,
+    Attention: DecoderAttention,
 }
 
 

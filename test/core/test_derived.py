@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from conftest import randomize
 from sam2.modeling.backbones.hieradet import MultiScaleAttention
+from sam2.modeling.sam.transformer import Attention
 from sam2.modeling.sam2_utils import LayerNorm2d
 from torch import nn
 
@@ -184,6 +185,18 @@ def test_attention_in_blocks_is_attention(count: int) -> None:
         parts = [(q, k[:, :70]), (q, k[:, 70:])]
         torch.testing.assert_close(attend_in_blocks(parts, v), expected, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(attend(q, k, v), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("queries", [8, 400])
+def test_attention_of_the_decoder_equals_sam2s(queries: int) -> None:
+    theirs = Attention(32, num_heads=4, downsample_rate=2)
+    ours = copy.deepcopy(theirs)
+    make_faster(ours)
+    given = noise(2, queries, 32), noise(2, 9, 32, seed=1), noise(2, 9, 32, seed=2)
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(*given), theirs(*given), atol=1e-6, rtol=1e-5)
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(ours(*given), theirs(*given), atol=2e-2, rtol=2e-2)
 
 
 @pytest.mark.parametrize("pool", [None, nn.MaxPool2d(2, 2)])
