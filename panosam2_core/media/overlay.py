@@ -175,7 +175,7 @@ def _legend(canvas: Pixels, objects: Mapping[int, Shown]) -> None:
 
 
 def _text_scale(canvas: Pixels) -> float:
-    return max(0.8, canvas.shape[1] / _TEXT_WIDTH)
+    return max(0.8, int(canvas.shape[1]) / _TEXT_WIDTH)
 
 
 def _stroke(canvas: Pixels) -> int:
