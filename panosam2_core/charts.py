@@ -47,12 +47,15 @@ class Chart(Protocol):
             (1, 3, H, W) float, normalised.
         """
 
-    def on_frame(self, logits: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    def on_frame(
+        self, logits: Tensor, size_hw: tuple[int, int], above: float | None = None
+    ) -> Tensor:
         """Bring masks back.
 
         Args:
             logits: (B, 1, h, w) decoded in this chart.
             size_hw: of the frame, or any other size of it.
+            above: only values above it are wanted; others may be lower than they should.
 
         Returns:
             (B, 1, H', W') float; what the chart does not show is not the object.
@@ -107,7 +110,9 @@ class WholeFrame:
         columns = math.floor(self.edge * frame.shape[-1] + 0.5)
         return frame.roll(-columns, dims=-1) if columns else frame
 
-    def on_frame(self, logits: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    def on_frame(
+        self, logits: Tensor, size_hw: tuple[int, int], above: float | None = None
+    ) -> Tensor:
         """See :class:`Chart`."""
         whole = resize_wrap(logits, size_hw, pano=self.pano)
         columns = math.floor(self.edge * size_hw[1])
@@ -177,9 +182,12 @@ class LocalView:
         size = (model.input_size[0], model.input_size[1])
         return model.normalize(crop(frame, self.region, size), pano=False)
 
-    def on_frame(self, logits: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    def on_frame(
+        self, logits: Tensor, size_hw: tuple[int, int], above: float | None = None
+    ) -> Tensor:
         """See :class:`Chart`."""
-        return uncrop(logits.float(), self.region, size_hw, OUTSIDE)
+        above = None if above is None or above < OUTSIDE else above
+        return uncrop(logits.float(), self.region, size_hw, OUTSIDE, above=above)
 
     def gather(self, share: Tensor, size_hw: tuple[int, int]) -> Tensor:
         """See :class:`Chart`."""

@@ -468,7 +468,8 @@ class PanoTracker:
         highest: Tensor | None = None
         objects: dict[int, ObjectResult] = {}
         for prediction in predictions:
-            full = prediction.chart.on_frame(prediction.logits[None], size_hw)[0, 0]
+            above = self.config.mask_threshold
+            full = prediction.chart.on_frame(prediction.logits[None], size_hw, above)[0, 0]
             if self._ignored is not None:
                 full = full.masked_fill(self._ignored.at(size_hw), -torch.inf)
             result = self._object_result(prediction, full)

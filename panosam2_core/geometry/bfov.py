@@ -585,16 +585,56 @@ def longitude_half_range(bfov: BFoV) -> float:
 
 def _window(bfov: BFoV, size_hw: Size) -> tuple[int, int, int, int]:
     """Rows ``[top, bottom)``, first column (may be negative) and number of columns to visit."""
+    return _pixels(*latitude_range(bfov), bfov.lon, longitude_half_range(bfov), size_hw)
+
+
+def _pixels(
+    low: float, high: float, lon: float, half: float, size_hw: Size
+) -> tuple[int, int, int, int]:
+    """`_window` of latitudes ``low`` to ``high`` and longitudes within ``half`` of ``lon``."""
     height, width = size_hw
-    low, high = latitude_range(bfov)
     top = max(0, math.floor((0.5 - high / math.pi) * height) - 1)
     bottom = min(height, math.ceil((0.5 - low / math.pi) * height) + 1)
-    half, centre = longitude_half_range(bfov), bfov.lon / _FULL_TURN + 0.5
+    centre = lon / _FULL_TURN + 0.5
     first = math.floor((centre - half / _FULL_TURN) * width) - 1
     last = math.ceil((centre + half / _FULL_TURN) * width) + 1
     if last - first >= width:
         return top, bottom, 0, width
     return top, bottom, first, last - first
+
+
+def _window_above(
+    patch: Tensor, above: float, bfov: BFoV, size_hw: Size
+) -> tuple[int, int, int, int]:
+    """`_window` of the part of a region where a crop is above a value, or a larger one."""
+    whole = _window(bfov, size_hw)
+    seen = (patch > above).flatten(0, 1).any(dim=0)
+    rows, cols = (seen.any(dim=dim).nonzero().squeeze(1).tolist() for dim in (1, 0))
+    if not rows:
+        return (*whole[:1], whole[0] + 1, whole[2], 1)  # any pixel: it is not above either
+    height, width = patch.shape[-2:]
+    # Bilinear sampling reaches a pixel beyond the centre of each.
+    left, right = max(0.0, cols[0] - 0.5), min(width, cols[-1] + 1.5)
+    upper, lower = max(0.0, rows[0] - 0.5), min(height, rows[-1] + 1.5)
+    lam, side = (0.5 * (left + right) / width - 0.5) * bfov.fov_h, right - left
+    phi, rise = (0.5 - 0.5 * (upper + lower) / height) * bfov.fov_v, lower - upper
+    side, rise = 0.5 * side / width * bfov.fov_h, 0.5 * rise / height * bfov.fov_v
+    # Of a rectangle of longitudes and latitudes a corner is the farthest from its middle, as long
+    # as that is less than a right angle away. What is as near as it is a circle.
+    near = min(
+        math.sin(phi) * math.sin(end) + math.cos(phi) * math.cos(end) * math.cos(side)
+        for end in (phi - rise, phi + rise)
+    )
+    c, s = math.cos(bfov.lat), math.sin(bfov.lat)
+    ahead = math.cos(phi) * math.cos(lam)
+    lat = math.asin(max(-1.0, min(1.0, c * math.sin(phi) + s * ahead)))
+    radius = math.acos(min(1.0, near))
+    if bfov.wraps or near <= 0.0 or abs(lat) + radius >= 0.5 * math.pi - 1e-3:
+        return whole
+    lon = bfov.lon + math.atan2(math.cos(phi) * math.sin(lam), c * ahead - s * math.sin(phi))
+    half = math.asin(math.sin(radius) / math.cos(lat))
+    part = _pixels(lat - radius, lat + radius, lon, half, size_hw)
+    return min(whole, part, key=lambda window: (window[1] - window[0]) * window[3])
 
 
 def _sample_crop(patch: Tensor, grid: Tensor, wraps: bool, mode: str) -> Tensor:
@@ -610,7 +650,12 @@ def _sample_crop(patch: Tensor, grid: Tensor, wraps: bool, mode: str) -> Tensor:
 
 
 def uncrop(
-    patch: Tensor, bfov: BFoV, size_hw: Size, fill: float, mode: str = "bilinear"
+    patch: Tensor,
+    bfov: BFoV,
+    size_hw: Size,
+    fill: float,
+    mode: str = "bilinear",
+    above: float | None = None,
 ) -> Tensor:
     """Put crops back on the panorama, by looking up every panorama pixel in the crop.
 
@@ -621,6 +666,8 @@ def uncrop(
         size_hw: Size ``(H, W)`` of the panoramas.
         fill: Value outside the region, e.g. -10 for logits.
         mode: ``"bilinear"`` or ``"nearest"``.
+        above: Only pixels above it are wanted, and it is at least ``fill``: others may get
+            ``fill`` instead, which saves looking them up.
 
     Returns:
         ``(B, C, H, W)``, in the type of ``patch`` where that is floating, else float32.
@@ -639,7 +686,10 @@ def uncrop(
     height, width = size_hw
     _, lat = lonlat_grid(size_hw, patch.device, exact.dtype)
     column, bfov = _ahead(bfov, width)
-    top, bottom, first, count = _window(bfov, size_hw)
+    if above is None:
+        top, bottom, first, count = _window(bfov, size_hw)
+    else:
+        top, bottom, first, count = _window_above(patch, above, bfov, size_hw)
     cols = torch.arange(count, device=patch.device, dtype=exact.dtype)
     lon = (cols + (first + 0.5 - 0.5 * width)) * (_FULL_TURN / width) - bfov.lon
     grid, inside = _crop_coordinates(

@@ -348,6 +348,21 @@ def test_crop_and_back_keeps_the_mask(lon, lat, radius):
     assert iou(back, mask) > 0.97
 
 
+@quick
+@given(regions, st.integers(0, 11), st.integers(0, 23), st.integers(1, 5), st.integers(1, 9))
+def test_uncrop_of_what_is_above_a_value_is_all_of_it(region, row, column, rows, columns):
+    patch = torch.zeros(1, 1, 12, 24)
+    patch[..., row : row + rows, column : column + columns] = 1.0
+    size = (8 * SIZE[0], 8 * SIZE[1])
+    whole = uncrop(patch, region, size, -10.0)
+    for above in (0.01, 0.9, 2.0):
+        part = uncrop(patch, region, size, -10.0, above=above)
+        # Other lengths are vectorised otherwise: positions are rounded differently.
+        torch.testing.assert_close(
+            part.clamp(min=above), whole.clamp(min=above), atol=2e-3, rtol=0
+        )
+
+
 @pytest.mark.parametrize("finer", [1, 3])
 @pytest.mark.parametrize("lon", [0.3, 3.1, -3.1])
 @pytest.mark.parametrize("lat", [0.0, 0.7, -0.7, 1.2])
