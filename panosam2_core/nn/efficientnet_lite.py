@@ -7,6 +7,7 @@ statistic that small training batches could spoil.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -72,6 +73,17 @@ def same_conv(conv: nn.Conv2d, x: Tensor, *, wrapped: bool) -> Tensor:
     return out
 
 
+@cache
+def _has_bfloat16_kernels() -> bool:
+    """Whether oneDNN convolves in bfloat16 on this CPU; its operator refuses where it does not.
+
+    torch's own convolution asks the same, and goes on without oneDNN.
+    """
+    return bool(torch.backends.mkldnn.is_available()) and bool(
+        torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
+
+
 def _conv_relu6(conv: nn.Conv2d, x: Tensor, padding: tuple[int, int] = (0, 0)) -> Tensor:
     """Convolution and ReLU6: one pass where a CPU computes in bfloat16.
 
@@ -80,8 +92,8 @@ def _conv_relu6(conv: nn.Conv2d, x: Tensor, padding: tuple[int, int] = (0, 0)) -
     weight, bias = conv.weight, conv.bias
     if isinstance(conv, CastOnceConv2d):
         weight, bias = conv.parameters_for(x)
-    one_pass = x.dtype == weight.dtype == torch.bfloat16 and x.device.type == "cpu"
-    if one_pass and torch._C._has_mkldnn and not torch.is_grad_enabled():
+    half_on_cpu = x.dtype == weight.dtype == torch.bfloat16 and x.device.type == "cpu"
+    if half_on_cpu and _has_bfloat16_kernels() and not torch.is_grad_enabled():
         clip = "hardtanh", [0.0, 6.0], ""
         fused: Tensor = torch.ops.mkldnn._convolution_pointwise(
             x, weight, bias, padding, conv.stride, [1, 1], conv.groups, *clip
