@@ -125,8 +125,20 @@ def test_a_search_looks_everywhere_and_begins_where_the_object_was(degrees: floa
         return float(torch.arccos((rays[0] @ rays[1]).clamp(-1, 1)))
 
     distances = [away(view) for view in views]
-    assert distances == sorted(distances)
+    assert distances == pytest.approx(sorted(distances), abs=1e-6)
     assert distances[0] < math.radians(degrees) / 2
+
+
+@given(columns=st.integers(-512, 512), lat=st.floats(-1.4, 1.4))
+def test_a_search_goes_the_same_way_round_on_a_rolled_panorama(columns: int, lat: float) -> None:
+    turn = columns * math.tau / 1024
+    here = search_regions(BFoV(0.3, lat, 1.0, 0.5), math.radians(90))
+    there = search_regions(
+        BFoV(math.remainder(0.3 + turn, math.tau), lat, 1.0, 0.5), math.radians(90)
+    )
+    for one, other in zip(here, there, strict=True):
+        assert other.lat == one.lat
+        assert abs(math.remainder(other.lon - one.lon - turn, math.tau)) < 1e-9
 
 
 @given(st.integers(0, 63), st.integers(0, 127), st.integers(1, 20), st.integers(1, 20))
