@@ -120,11 +120,12 @@ def _connected(mask: _Bits, seeds: _Bits, *, wraps: bool) -> _Bits:
     if wraps:
         first, last = np.pad(labels[:, 0], 1), labels[:, -1]
         meet = {p for row in range(3) for p in zip(first[row:], last, strict=False) if all(p)}
-        for _ in meet:  # a round joins one more at least, as long as there are more to join
-            for pair in meet:
-                kept[list(pair)] = kept[list(pair)].any()
-    found: _Bits = kept[labels]
-    return found
+        joins = [(a, b) for a, b in meet if a != b]
+        while found := [pair for pair in joins if kept[pair[0]] != kept[pair[1]]]:
+            for pair in found:
+                kept[list(pair)] = True
+    whole: _Bits = kept[labels]
+    return whole
 
 
 def keep_near(logits: Tensor, near: Tensor, *, wraps: bool = True) -> Tensor:

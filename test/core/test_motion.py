@@ -69,6 +69,16 @@ def test_a_long_winding_part_is_kept_whole() -> None:
     assert np.array_equal(connected(batch(snake), batch(start))[0, 0].numpy(), snake)
 
 
+def test_a_part_that_winds_round_and_round_is_kept_whole() -> None:
+    """Every turn of the spiral is a part of its own until the edges meet."""
+    rows, columns = np.indices(SIZE)
+    spiral = (rows - 4 * columns // SIZE[1]) % 4 == 0  # four rows down in a turn
+    start = np.zeros(SIZE, bool)
+    start[0, 0] = True
+    assert ndimage.label(spiral, np.ones((3, 3)))[1] >= SIZE[0] // 4
+    assert np.array_equal(connected(batch(spiral), batch(start))[0, 0].numpy(), spiral)
+
+
 @quick
 @given(seeds, st.floats(0, math.pi))
 def test_a_region_grows_by_at_least_the_angle(seed: int, angle: float) -> None:
