@@ -14,6 +14,7 @@ from panosam2_core.charts import LocalView, WholeFrame, search_regions, settle
 from panosam2_core.geometry import erp
 from panosam2_core.geometry.bfov import BFoV, crop, fit_bfov, recrop, uncrop
 from panosam2_core.model import PointPrompts
+from panosam2_core.motion import prompt_region
 
 FRAME = (512, 1024)
 INPUT = (256, 512)
@@ -106,6 +107,19 @@ def test_clicks_outside_of_a_view_are_not_placed() -> None:
     assert torch.allclose(ahead.xy, torch.tensor([[[256.0, 128.0]]]), atol=1e-3)
     assert placed(10.0, 128.0) is None
     assert WholeFrame(pano=True).place(ahead, INPUT) is ahead
+
+
+def test_a_click_at_the_edge_of_a_view_stays_inside_of_it() -> None:
+    """A view does not wrap: rounded onto its far edge the click would be at the other one."""
+    view = LocalView(BFoV(0.0, 0.0, 1.2, 0.6))
+    ahead = 0.5999999 / (2 * math.pi) * INPUT[1] + INPUT[1] / 2
+    one = PointPrompts(
+        torch.tensor([[[ahead, INPUT[0] / 2]]]), torch.ones(1, 1, dtype=torch.int32)
+    )
+    placed = view.place(one, INPUT)
+    assert placed is not None
+    assert INPUT[1] - 1 < placed.xy[0, 0, 0] < INPUT[1]
+    assert prompt_region(placed, (INPUT[0] // 4, INPUT[1] // 4))[0, 0, :, -1].any()
 
 
 @pytest.mark.parametrize("degrees", [60, 90, 120])
