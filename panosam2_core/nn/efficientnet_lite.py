@@ -52,7 +52,7 @@ def _edges(conv: nn.Conv2d) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def same_conv(conv: nn.Conv2d, x: Tensor, *, wrapped: bool) -> Tensor:
+def same_conv_relu6(conv: nn.Conv2d, x: Tensor, *, wrapped: bool) -> Tensor:
     """Convolve with "same" padding, then ReLU6.
 
     Args:
@@ -133,7 +133,7 @@ class InvertedResidual(nn.Module):
         # Before there are six times as many channels to be copied.
         y = pad_edges(x, (0, 0), _edges(self.depthwise), wrap=True) if wrap else x
         y = y if self.expand is None else _conv_relu6(self.expand, y)
-        y = same_conv(self.depthwise, y, wrapped=wrap)
+        y = same_conv_relu6(self.depthwise, y, wrapped=wrap)
         projected: Tensor = self.project(y)
         return x + projected if self.residual else projected
 
@@ -174,7 +174,7 @@ class EfficientNetLite0(nn.Module):
         images = images.to(arithmetic_type(images), memory_format=torch.channels_last)
         if wrap:
             images = pad_edges(images, (0, 0), _edges(self.stem), wrap=True)
-        x = same_conv(self.stem, images, wrapped=wrap)
+        x = same_conv_relu6(self.stem, images, wrapped=wrap)
         outputs = []
         for index, blocks in enumerate(self.stages):
             for block in blocks:  # type: ignore[attr-defined]
