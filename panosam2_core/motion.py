@@ -107,8 +107,10 @@ def connected(mask: Tensor, seeds: Tensor, *, wraps: bool = True) -> Tensor:
         (B, 1, H, W) bool, the 8-connected components of ``mask`` that a seed lies in.
     """
     # On the host whatever the device is: a label per part costs less than to let the seeds flood.
-    parts = zip(mask[:, 0].cpu().numpy(), seeds[:, 0].cpu().numpy(), strict=True)
-    kept = np.stack([_connected(one, seed, wraps=wraps) for one, seed in parts])
+    masks, starts = mask[:, 0].cpu().numpy(), seeds[:, 0].cpu().numpy()
+    kept = np.empty(masks.shape, np.bool_)
+    for whole, one, start in zip(kept, masks, starts, strict=True):
+        whole[:] = _connected(one, start, wraps=wraps)
     return torch.from_numpy(kept)[:, None].to(mask.device)
 
 

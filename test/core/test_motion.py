@@ -56,6 +56,11 @@ def test_connected_parts_are_those_of_a_labelling(seed: int, share: float, few: 
         assert np.array_equal(found, components_with(mask, start))
 
 
+def test_no_masks_have_no_parts() -> None:
+    none = torch.zeros(0, 1, *SIZE, dtype=torch.bool)
+    assert torch.equal(connected(none, none), none)
+
+
 def test_a_long_winding_part_is_kept_whole() -> None:
     snake = np.zeros(SIZE, bool)
     snake[::2] = True
