@@ -79,9 +79,7 @@ def _has_bfloat16_kernels() -> bool:
 
     torch's own convolution asks the same, and goes on without oneDNN.
     """
-    return bool(torch.backends.mkldnn.is_available()) and bool(
-        torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
+    return torch._C._has_mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _conv_relu6(conv: nn.Conv2d, x: Tensor, padding: tuple[int, int] = (0, 0)) -> Tensor:
