@@ -221,27 +221,25 @@ def search_regions(start: BFoV, width: float) -> list[BFoV]:
         width: of each view in radians; they are half as high and overlap by a third.
 
     Returns:
-        The regions. What is near depends on where the panorama is cut no more than they do.
+        The regions, of two that are equally near the one to the right first. On a rolled panorama
+        they are rolled, in the same order.
     """
     step = width / 2 * (2 / 3)
     rows = math.ceil(math.pi / step)
-    regions = []
+    regions: list[tuple[float, BFoV]] = []
     for row in range(rows):
         lat = -math.pi / 2 + (row + 0.5) * math.pi / rows
         # The row's widest circle is what its views must go round.
         nearest = max(0.0, abs(lat) - width / 4)
         columns = max(1, math.ceil(math.tau * math.cos(nearest) / (width * 2 / 3)))
         for column in range(columns):
-            lon = math.remainder(start.lon + column * math.tau / columns, math.tau)
-            regions.append(BFoV(lon, lat, width, width / 2))
-
-    ahead = _ray(start)
-    return sorted(regions, key=lambda region: -sum(map(operator.mul, ahead, _ray(region))))
-
-
-def _ray(region: BFoV) -> tuple[float, float, float]:
-    level = math.cos(region.lat)
-    return level * math.sin(region.lon), -math.sin(region.lat), level * math.cos(region.lon)
+            beside = column * math.tau / columns
+            cosine = math.sin(start.lat) * math.sin(lat)
+            cosine += math.cos(start.lat) * math.cos(lat) * math.cos(beside)
+            lon = math.remainder(start.lon + beside, math.tau)
+            # Left and right of the start are equally near, whatever the rounding.
+            regions.append((-round(cosine, 9), BFoV(lon, lat, width, width / 2)))
+    return [region for _, region in sorted(regions, key=operator.itemgetter(0))]
 
 
 def solid_angles(

@@ -107,8 +107,10 @@ def connected(mask: Tensor, seeds: Tensor, *, wraps: bool = True) -> Tensor:
         (B, 1, H, W) bool, the 8-connected components of ``mask`` that a seed lies in.
     """
     # On the host whatever the device is: a label per part costs less than to let the seeds flood.
-    parts = zip(mask[:, 0].cpu().numpy(), seeds[:, 0].cpu().numpy(), strict=True)
-    kept = np.stack([_connected(one, seed, wraps=wraps) for one, seed in parts])
+    masks, starts = mask[:, 0].cpu().numpy(), seeds[:, 0].cpu().numpy()
+    kept = np.empty(masks.shape, np.bool_)
+    for whole, one, start in zip(kept, masks, starts, strict=True):
+        whole[:] = _connected(one, start, wraps=wraps)
     return torch.from_numpy(kept)[:, None].to(mask.device)
 
 
@@ -120,11 +122,12 @@ def _connected(mask: _Bits, seeds: _Bits, *, wraps: bool) -> _Bits:
     if wraps:
         first, last = np.pad(labels[:, 0], 1), labels[:, -1]
         meet = {p for row in range(3) for p in zip(first[row:], last, strict=False) if all(p)}
-        for _ in meet:  # a round joins one more at least, as long as there are more to join
-            for pair in meet:
-                kept[list(pair)] = kept[list(pair)].any()
-    found: _Bits = kept[labels]
-    return found
+        joins = [(a, b) for a, b in meet if a != b]
+        while found := [pair for pair in joins if kept[pair[0]] != kept[pair[1]]]:
+            for pair in found:
+                kept[list(pair)] = True
+    whole: _Bits = kept[labels]
+    return whole
 
 
 def keep_near(logits: Tensor, near: Tensor, *, wraps: bool = True) -> Tensor:

@@ -104,8 +104,10 @@ def into_view(prompts: PointPrompts, view: BFoV, size_hw: tuple[int, int]) -> Po
     x, y = lam / view.fov_h + 0.5, 0.5 - phi / view.fov_v
     if not bool(((x >= 0) & (x < 1) & (y >= 0) & (y < 1)).all()):
         return None
-    # Rounded, so that rolled prompts on a rolled panorama fall onto the same places.
-    placed = torch.stack([x * size_hw[1], y * size_hw[0]], dim=-1).mul(PLACES).round() / PLACES
+    # Rounded, so that rolled prompts on a rolled panorama fall onto the same places, of which the
+    # last is still inside.
+    places = xy.new_tensor([size_hw[1], size_hw[0]]) * PLACES
+    placed = (torch.stack([x, y], dim=-1) * places).round().minimum(places - 1) / PLACES
     placed = placed.float()[None]
     return PointPrompts(placed.to(prompts.xy.device), labels[None].to(prompts.xy.device))
 

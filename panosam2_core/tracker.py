@@ -314,9 +314,12 @@ class PanoTracker:
 
     def _turned(self, prompts: Sequence[Prompt], width: int) -> tuple[float, Mapping[int, Track]]:
         """Where to cut this frame, and the objects as they are remembered of frames cut so."""
-        edge = self._edge or 0.0
+        edge, tokens = self._edge or 0.0, self.model.grid_hw[1]
+        if edge and not self.config.wraps:  # since the last frame; only what is closed is turned
+            back = -round(edge * tokens) % tokens
+            return 0.0, {i: track.turned(back) for i, track in self._tracks.items()}
         if not self.config.turns:
-            return edge if self.config.wraps else 0.0, self._tracks
+            return edge, self._tracks
         spans = [span for prompt in prompts for span in columns_of(prompt, width)]
         if self._edge is None:
             # Half a cell on, so that what is as small as a cell of the masks lies in one of them.
@@ -327,7 +330,6 @@ class PanoTracker:
             (math.floor(first * width + 0.5) % width, max(1, math.floor(count * width + 0.5)))
             for first, count in (t.columns for t in self._tracks.values() if t.columns)
         ]
-        tokens = self.model.grid_hw[1]
         step = least_step(width, self.model.input_size[1], tokens)
         columns = move(math.floor(edge * width + 0.5) % width, spans, width, step)
         if not columns:

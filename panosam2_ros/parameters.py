@@ -247,7 +247,8 @@ SETTINGS = (
     Setting(
         "yaw_offset_deg",
         0.0,
-        "Direction of the image centre, in degrees to the left of the bearing frame's x axis.",
+        "Direction of the image centre, or where camera_info has a roi, of the whole panorama's, "
+        "in degrees to the left of the bearing frame's x axis.",
         (-180.0, 180.0),
         live=True,
     ),

@@ -395,12 +395,13 @@ def crop(
     Raises:
         ValueError: A shape, size or the mode is wrong.
     """
-    height, width = image.shape[-2:]
     if image.ndim != 4:
         raise ValueError(
             f"expected an image of shape (B, C, H, W), got {tuple(image.shape)}; "
             "add the missing dimensions with image[None]"
         )
+    if min(size_hw) < 1:
+        raise ValueError(f"expected a crop of at least 1x1 pixels, got {size_hw}")
     height, width = image.shape[-2:]
     cells = (1, 1)
     if antialias and mode == "bilinear":

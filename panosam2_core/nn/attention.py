@@ -61,7 +61,7 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     return torch.bmm(torch.bmm(queries, keys.mT).softmax(dim=-1), values)
 
 
-FEW_KEYS = 16  # queries per key from which on scores are laid out the other way round
+QUERIES_PER_KEY = 16  # from so many on scores are laid out the other way round
 
 
 class DecoderAttention(Attention):  # type: ignore[misc]
@@ -84,7 +84,7 @@ class DecoderAttention(Attention):  # type: ignore[misc]
         """
         # What is exported runs with gradients, and must not be asked for numbers that are free.
         fast = not torch.is_grad_enabled() and q.device.type == "cpu"
-        if not fast or q.shape[1] < FEW_KEYS * k.shape[1]:
+        if not fast or q.shape[1] < QUERIES_PER_KEY * k.shape[1]:
             fused: Tensor = super().forward(q, k, v)
             return fused
         q, k, v = self.q_proj(q), self.k_proj(k), self.v_proj(v)

@@ -7,6 +7,7 @@ statistic that small training batches could spoil.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -51,7 +52,7 @@ def _edges(conv: nn.Conv2d) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def same_conv(conv: nn.Conv2d, x: Tensor, *, wrapped: bool) -> Tensor:
+def same_conv_relu6(conv: nn.Conv2d, x: Tensor, *, wrapped: bool) -> Tensor:
     """Convolve with "same" padding, then ReLU6.
 
     Args:
@@ -72,6 +73,15 @@ def same_conv(conv: nn.Conv2d, x: Tensor, *, wrapped: bool) -> Tensor:
     return out
 
 
+@cache
+def _has_bfloat16_kernels() -> bool:
+    """Whether oneDNN convolves in bfloat16 on this CPU; its operator refuses where it does not.
+
+    torch's own convolution asks the same, and goes on without oneDNN.
+    """
+    return torch._C._has_mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def _conv_relu6(conv: nn.Conv2d, x: Tensor, padding: tuple[int, int] = (0, 0)) -> Tensor:
     """Convolution and ReLU6: one pass where a CPU computes in bfloat16.
 
@@ -80,8 +90,8 @@ def _conv_relu6(conv: nn.Conv2d, x: Tensor, padding: tuple[int, int] = (0, 0)) -
     weight, bias = conv.weight, conv.bias
     if isinstance(conv, CastOnceConv2d):
         weight, bias = conv.parameters_for(x)
-    one_pass = x.dtype == weight.dtype == torch.bfloat16 and x.device.type == "cpu"
-    if one_pass and torch._C._has_mkldnn and not torch.is_grad_enabled():
+    half_on_cpu = x.dtype == weight.dtype == torch.bfloat16 and x.device.type == "cpu"
+    if half_on_cpu and _has_bfloat16_kernels() and not torch.is_grad_enabled():
         clip = "hardtanh", [0.0, 6.0], ""
         fused: Tensor = torch.ops.mkldnn._convolution_pointwise(
             x, weight, bias, padding, conv.stride, [1, 1], conv.groups, *clip
@@ -121,7 +131,7 @@ class InvertedResidual(nn.Module):
         # Before there are six times as many channels to be copied.
         y = pad_edges(x, (0, 0), _edges(self.depthwise), wrap=True) if wrap else x
         y = y if self.expand is None else _conv_relu6(self.expand, y)
-        y = same_conv(self.depthwise, y, wrapped=wrap)
+        y = same_conv_relu6(self.depthwise, y, wrapped=wrap)
         projected: Tensor = self.project(y)
         return x + projected if self.residual else projected
 
@@ -162,7 +172,7 @@ class EfficientNetLite0(nn.Module):
         images = images.to(arithmetic_type(images), memory_format=torch.channels_last)
         if wrap:
             images = pad_edges(images, (0, 0), _edges(self.stem), wrap=True)
-        x = same_conv(self.stem, images, wrapped=wrap)
+        x = same_conv_relu6(self.stem, images, wrapped=wrap)
         outputs = []
         for index, blocks in enumerate(self.stages):
             for block in blocks:  # type: ignore[attr-defined]

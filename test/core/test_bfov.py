@@ -451,5 +451,9 @@ def test_errors_say_what_was_expected():
         uncrop(torch.rand(4, 4), WHOLE, SIZE, 0)
     with pytest.raises(ValueError, match="bicubic"):
         uncrop(torch.rand(1, 1, 4, 4), WHOLE, SIZE, 0, mode="bicubic")
+    with pytest.raises(ValueError, match="at least 1x1"):
+        crop(torch.rand(1, 1, 4, 8), WHOLE, (0, 4))
+    with pytest.raises(ValueError, match="image of shape"):
+        crop(torch.rand(8), WHOLE, (4, 8))
     with pytest.raises(ValueError, match="image of shape"):
         crop(torch.rand(4, 4), WHOLE, SIZE)

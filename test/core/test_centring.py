@@ -234,6 +234,23 @@ def test_a_panorama_that_is_not_closed_or_not_to_be_turned_is_left_alone(
         assert tracker._edge == 0
 
 
+def test_frames_that_turn_out_not_to_be_closed_are_no_longer_turned(
+    small_nano: PanoSAM2,
+) -> None:
+    """A camera may tell late which part of the sphere its images are; memories turn back then."""
+    tracker = PanoTracker(small_nano, TrackerConfig(view="centred"))
+    tracker.step(NOISE[0], [Prompt(1, box=(170.0, 40.0, 210.0, 80.0))])
+    edge = tracker._edge or 0.0
+    tokens = small_nano.grid_hw[1]
+    turned = tracker._tracks[1].memory.prompted[0].memory_map.clone()
+    assert 0 < round(edge * tokens) < tokens
+    tracker.config = TrackerConfig(view="centred", hfov_deg=180.0)
+    tracker.step(NOISE[1])
+    assert tracker._edge == 0
+    (back,) = tracker._tracks[1].memory.prompted
+    assert torch.equal(back.memory_map, turned.roll(round(edge * tokens), dims=-1))
+
+
 def test_the_last_object_takes_its_turn_with_it(small_nano: PanoSAM2, free: TrackerConfig) -> None:
     tracker = PanoTracker(small_nano, free)
     tracker.step(NOISE[0], [Prompt(1, mask=blob(100))])

