@@ -473,7 +473,12 @@ class _Ledger:
 
         def even(which: str, to: str = "calm") -> list[float]:
             medians = {kind: statistics.median(found[to]) for kind, found in kinds.items()}
-            return [ms / medians[kind] for kind, found in kinds.items() for ms in found[which]]
+            return [
+                ms / medians[kind]
+                for kind, found in kinds.items()
+                for ms in found[which]
+                if medians[kind]  # the network has nothing to do without objects
+            ]
 
         return {
             "p99_over_median": _p99(even("calm")),
