@@ -1,6 +1,6 @@
 """PanoSAM2 beside `sam2` in the same run: time, work, memory, and if the masks are the same.
 
-    python benchmarks/run.py [sizes parts objects presets nano state start peak]
+    python benchmarks/run.py [sizes parts objects presets nano state start peak profile]
         [--device cpu|cuda] [--rounds 3] [--json FILE]
 
 Without names all of them. Every comparison is interleaved in one process: in each round every
@@ -20,6 +20,8 @@ state    bytes that the state grows by in 10,000 frames.
 start    a process from its start to the first mask, over import, build and one frame.
 peak     most memory during two tracked frames (resident set; on a GPU torch's allocations), every
          variant of sizes in a process of its own that holds no other network.
+
+profile  shares of a 1024x1024 frame by kind of operation, best precision, on a CPU.
 
 Freed memory stays in the process, as in this package's programs (panosam2_core.allocator); so
 upstream is spared the page faults as well.
@@ -68,6 +70,7 @@ from panosam2_core.step import observe, propagate
 
 NOW = 100  # index of the measured frame
 LONG_FRAMES = 2
+PROFILED = 14  # kinds of operations that are told
 # Dense fp16 of a Jetson AGX Orin 64 GB at MAXN: a quarter of NVIDIA's 171 TOPS of sparse int8
 # (github.com/NVIDIA/Deep-Learning-Accelerator-SW). Not measured.
 ORIN_GFLOPS = 42_700.0
@@ -466,6 +469,22 @@ def sizes(device: str, rounds: int) -> dict[str, Any]:
     }
 
 
+def profile(device: str, rounds: int) -> dict[str, Any]:
+    """Where the time of a frame goes, by kind of operation; on a CPU."""
+    step = Ours(Peer(1024, 1, device), (1024, 1024), best(device))
+    step()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as recorded:
+        for _ in range(rounds):
+            step()
+    rows = recorded.key_averages()
+    total = sum(row.self_cpu_time_total for row in rows)
+    rows = sorted(rows, key=lambda row: -row.self_cpu_time_total)[:PROFILED]
+    return {
+        "profile.seconds": 1e-6 * total / rounds,
+        "profile.share": {row.key: round(row.self_cpu_time_total / total, 4) for row in rows},
+    }
+
+
 def parts(device: str, rounds: int) -> dict[str, Any]:
     """The panoramic parts over our own plain path."""
     peer, size = Peer(512, 1, device), (512, 1024)
@@ -684,6 +703,7 @@ BENCHMARKS: dict[str, Callable[[str, int], dict[str, Any]]] = {
     "state": state,
     "start": start,
     "peak": peak,
+    "profile": profile,
 }
 
 if __name__ == "__main__":
