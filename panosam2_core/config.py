@@ -106,9 +106,9 @@ class TrackerConfig:
         lost_after_frames: frames out of sight after which an occluded object counts as lost.
         max_objects: upper bound on objects in one stream.
         max_prompted: prompted frames kept per object; the first one and the newest ones stay.
-        short_frames: recent frames looked back on per step besides the prompted ones (SAM2: 6); at
-            most as many as the network knows time codes for, :attr:`ModelConfig.num_memory_maps`
-            less the prompted one's. What is older can be a long-term frame.
+        short_frames: recent frames looked back on per step besides the prompted ones; at most as
+            many as the network knows time codes for, :attr:`ModelConfig.num_memory_maps` less the
+            prompted one's, and ``None``: so many (SAM2: 6). What is older can be long-term frames.
         long_frames: long-term frames drawn per step (paper: N_l = 2); 0 switches LSMM off.
         long_capacity: entries of the long-term bank per object.
         long_spacing: least distance in frames between two drawn long-term frames in the
@@ -152,7 +152,7 @@ class TrackerConfig:
     lost_after_frames: int = 60
     max_objects: int = 64
     max_prompted: int = 4
-    short_frames: int = 6
+    short_frames: int | None = None
     long_frames: int = 2
     long_capacity: int = 512
     long_spacing: int = 8
@@ -183,6 +183,8 @@ class TrackerConfig:
         if not 0 < self.hfov_deg <= 360:
             raise ConfigError(f"hfov_deg must be in (0, 360], got {self.hfov_deg}")
         self._check_rows()
+        if self.short_frames is not None and not 1 <= self.short_frames <= 16:
+            raise ConfigError(f"short_frames must be in [1, 16], got {self.short_frames}")
         ranges = {
             "occluded_below": (0.0, 1.0),
             "motion_gate_deg": (0.0, 180.0),
@@ -192,7 +194,6 @@ class TrackerConfig:
             "max_objects": (1, 1024),
             "max_local_views": (1, 1024),
             "max_prompted": (1, 64),
-            "short_frames": (1, 16),
             "anchors": (0, 16),
             "long_frames": (0, 8),
             "long_capacity": (1, 10**6),

@@ -75,7 +75,7 @@ class PanoTracker:
         self.model = model
         self.config = config or TrackerConfig()
         most = model.num_maskmem - 1
-        if self.config.short_frames > most:
+        if (self.config.short_frames or 1) > most:
             raise ConfigError(
                 f"short_frames must be in [1, {most}], got {self.config.short_frames}: the "
                 f"network has time codes for {most} recent frames"
@@ -84,6 +84,10 @@ class PanoTracker:
             None if ignored is None else IgnoredRegion(ignored, model.pixel_mean.device)
         )
         self.reset()
+
+    @property
+    def _num_maps(self) -> int:
+        return 1 + (self.config.short_frames or self.model.num_maskmem - 1)
 
     @property
     def object_ids(self) -> tuple[int, ...]:
@@ -233,7 +237,7 @@ class PanoTracker:
             "input_size": list(self.model.input_size),
             "width": model.width,
             "memory_dim": model.memory_dim,
-            "maps": self.config.short_frames + 1,
+            "maps": self._num_maps,
             "pointers": self.model.max_obj_ptrs_in_encoder,
             "long_capacity": self.config.long_capacity,
         }
@@ -347,7 +351,7 @@ class PanoTracker:
 
     def _empty_memory(self) -> ObjectMemory:
         return ObjectMemory(
-            num_maps=self.config.short_frames + 1,
+            num_maps=self._num_maps,
             num_pointers=self.model.max_obj_ptrs_in_encoder,
             max_prompted=self.config.max_prompted,
             long_capacity=self.config.long_capacity,

@@ -87,7 +87,7 @@ SETTINGS = (
     Setting("max_objects", 8, "Most objects at a time.", (1, 64)),
     Setting(
         "memory.short_frames",
-        _TRACKER.short_frames,
+        6,
         "Recent frames that are looked back on, besides the prompted ones. At most 6: the "
         "networks were trained with time codes for so many.",
         (1, 6),

@@ -134,21 +134,22 @@ def test_prompts_say_where() -> None:
 def test_masks_hang_together_with_where_the_object_was(
     small_nano: PanoSAM2, noise_frames: Frames
 ) -> None:
-    def follow(gate: float) -> list[Bits]:
+    def follow(gate: float) -> list[tuple[Bits, bool]]:
         tracker = PanoTracker(small_nano, TrackerConfig(motion_gate_deg=gate))
         prompts = [Prompt(1, box=(120.0, 20.0, 136.0, 40.0))]
         results = [tracker.step(f, prompts if t == 0 else ()) for t, f in enumerate(noise_frames)]
-        return [result.objects[1].logits > 0 for result in results]
+        found = [result.objects[1] for result in results]
+        return [(one.logits > 0, one.state is ObjectState.VISIBLE) for one in found]
 
-    def strays(masks: list[Bits], gate: float) -> int:
-        """Pixels that no way inside the mask joins to the last mask, grown by the angle."""
-        count, last, angle = 0, masks[0], 0.0
-        for mask in masks[1:]:
+    def strays(masks: list[tuple[Bits, bool]], gate: float) -> int:
+        """Pixels that no way in the mask joins to where it was last seen, grown by the angle."""
+        count, last, angle = 0, masks[0][0], 0.0
+        for mask, seen in masks[1:]:
             angle += math.radians(gate)
             near = spread(torch.from_numpy(last)[None, None], [angle])
             joined = connected(torch.from_numpy(mask)[None, None], near)[0, 0].numpy()
             count += int((mask & ~joined).sum())
-            if mask.any():
+            if seen:
                 last, angle = mask, 0.0
         return count
 
