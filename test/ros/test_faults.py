@@ -227,8 +227,9 @@ def test_a_thousand_messages_of_nonsense(fresh: Tester, scene: Scene) -> None:
     mask, truth = labels == 200, scene.masks[0]
     assert (mask & truth).sum() / (mask | truth).sum() > 0.4
     tell(f"sent {sent}, {arrived} images arrived; tracked meanwhile: {len(ids)}")
-    # Of two images that wait for the node the middleware may keep the newer one only.
-    assert arrived > sent["images"] / 2
+    # They come faster than a node takes them that tracks meanwhile, and of those that wait the
+    # middleware keeps the newest ones only: how many that are depends on the machine.
+    assert arrived > sent["images"] / 4
     fresh.node.destroy_publisher(nonsense.clicks)
     fresh.node.destroy_subscription(heard_twice)
 
