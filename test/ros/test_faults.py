@@ -179,7 +179,8 @@ class Nonsense:
         tester.spin(0.002)
 
 
-@pytest.mark.flaky(reruns=2)  # a prompt's answer is at times not heard in the storm; cause not found
+# A prompt's answer is at times not heard in the storm; cause not found.
+@pytest.mark.flaky(reruns=2)
 def test_a_thousand_messages_of_nonsense(fresh: Tester, scene: Scene) -> None:
     """No crash, no silence; no mask under an id that is not tracked; my object is still mine."""
     seen: Counter[int] = Counter()
