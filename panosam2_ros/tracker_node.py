@@ -63,7 +63,10 @@ from panosam2_ros.worker import UnusableFrameError, Worker
 
 _COMPLAIN_EVERY_S = 5.0
 _GIVE_UP_EVERY_S = 0.25
-_PROMPT_DEPTH = 100
+# The middleware drops the oldest of more, and nobody hears of it; of those that come in time
+# prompt.max_waiting may wait, and the others are answered. One with very many points holds up all
+# that come after it, while it is made a Python object.
+_PROMPT_DEPTH = 1000
 _WARMUP_SIZE_HW = (256, 512)
 _ABOUT = """Tracks prompted objects through a camera's images.
 

@@ -82,7 +82,7 @@ class Tester:
             PromptResult,
             f"{tracker}/prompt_result",
             lambda answer: self.heard.answers.update({answer.request_id: answer}),
-            profile(100, transient_local=True),
+            profile(1000, transient_local=True),  # as deep as the node's queue of prompts
         )
         self.node.create_subscription(
             Log,

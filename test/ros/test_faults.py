@@ -179,8 +179,18 @@ class Nonsense:
         tester.spin(0.002)
 
 
-# A prompt's answer is at times not heard in the storm; cause not found.
-@pytest.mark.flaky(reruns=2)
+def test_prompts_behind_huge_ones_are_answered(fresh: Tester, scene: Scene) -> None:
+    """The node takes in nothing while huge prompts are made Python objects."""
+    fresh.send(scene.frames[0])
+    huge = Prompt(object_id=7, points=[Point(x=1.0, y=1.0)] * 80_000)
+    requests = [fresh.publish(huge) for _ in range(4)]
+    for _ in range(180):
+        requests.append(fresh.publish(click(scene, object_id=8)))
+        fresh.spin(0.002)
+    answers = fresh.heard.answers
+    fresh.until(lambda: all(r in answers for r in requests), "an answer to each prompt", 30.0)
+
+
 def test_a_thousand_messages_of_nonsense(fresh: Tester, scene: Scene) -> None:
     """No crash, no silence; no mask under an id that is not tracked; my object is still mine."""
     seen: Counter[int] = Counter()
@@ -229,9 +239,9 @@ def test_a_thousand_messages_of_nonsense(fresh: Tester, scene: Scene) -> None:
     mask, truth = labels == 200, scene.masks[0]
     assert (mask & truth).sum() / (mask | truth).sum() > 0.4
     tell(f"sent {sent}, {arrived} images arrived; tracked meanwhile: {len(ids)}")
-    # They come faster than a node takes them that tracks meanwhile, and of those that wait the
-    # middleware keeps the newest ones only: how many that are depends on the machine.
-    assert arrived > 10, f"{arrived} of {sent}"
+    # Of those that wait for the node the middleware keeps the newest ones only, and a prompt of
+    # 80,000 points takes half a second to come in, on a busy machine longer.
+    assert arrived > sent["images"] / 4
     fresh.node.destroy_publisher(nonsense.clicks)
     fresh.node.destroy_subscription(heard_twice)
 
