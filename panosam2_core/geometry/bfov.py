@@ -366,12 +366,19 @@ def crop_grid(
     return ray_to_pixel(_crop_rays(bfov, crop_hw, device, dtype), erp_hw)
 
 
+def _crop_angles(
+    bfov: BFoV, crop_hw: Size, device: torch.device | str | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Local longitudes ``(w,)`` and latitudes ``(h,)`` of the pixel centres of a crop."""
+    lam, phi = lonlat_grid(crop_hw, device, dtype)
+    return lam * (bfov.fov_h / _FULL_TURN), phi * (bfov.fov_v / math.pi)
+
+
 def _crop_rays(
     bfov: BFoV, crop_hw: Size, device: torch.device | str | None, dtype: torch.dtype
 ) -> Tensor:
     """Camera-frame rays ``(h, w, 3)`` of the pixel centres of a crop."""
-    lam, phi = lonlat_grid(crop_hw, device, dtype)
-    lam, phi = lam * (bfov.fov_h / _FULL_TURN), phi * (bfov.fov_v / math.pi)
+    lam, phi = _crop_angles(bfov, crop_hw, device, dtype)
     local = lonlat_to_ray(lam[None, :], phi[:, None])
     return turn(local, rotation(bfov.lon, bfov.lat, device=device, dtype=dtype))
 
@@ -410,21 +417,33 @@ def crop(
         cells = _cell(coarse_v, height), _cell(coarse_h, width)
     column, bfov = _ahead(bfov, width)
     window = _cut_window(bfov, (height, width), cells)
-    if window is None or mode != "bilinear":
-        image = _shrink(image.roll(-column, dims=-1) if column else image, cells)
-        small = (image.shape[-2], image.shape[-1])
-        return sample_erp(image, crop_grid(bfov, size_hw, small, image.device), mode)
+    if window is not None and mode == "bilinear":
+        return _crop_window(image, bfov, size_hw, cells, column, window)
+    image = _shrink(image.roll(-column, dims=-1) if column else image, cells)
+    small = (image.shape[-2], image.shape[-1])
+    return sample_erp(image, crop_grid(bfov, size_hw, small, image.device), mode)
+
+
+def _crop_window(
+    image: Tensor,
+    bfov: BFoV,
+    size_hw: Size,
+    cells: tuple[int, int],
+    column: int,
+    window: tuple[int, int, int, int],
+) -> Tensor:
+    """`crop` of panoramas that are rolled by ``column`` to the left, from `_cut_window` alone."""
+    height, width = image.shape[-2:]
     top, bottom, left, right = window
     piece = _shrink(_columns(image[..., top:bottom, :], left + column, right - left), cells)
     exact = piece if piece.dtype in (torch.float32, torch.float64) else piece.float()
-    lam, phi = lonlat_grid(size_hw, image.device, exact.dtype)
-    lam, phi = lam * (bfov.fov_h / _FULL_TURN), phi * (bfov.fov_v / math.pi)
+    lam, phi = _crop_angles(bfov, size_hw, image.device, exact.dtype)
     # Turning back by the latitude is turning by its negative.
     lon, lat = _local_angles(replace(bfov, lat=-bfov.lat), lam, phi)
     x = lon.mul_(width / _FULL_TURN).add_(width * (bfov.lon / _FULL_TURN + 0.5) - left)
     y = lat.mul_(-height / math.pi).add_(0.5 * height - top)
     grid = torch.stack((x / cells[1], y / cells[0]), dim=-1)
-    found = _sample_crop(exact, grid, False, mode)
+    found = _sample_crop(exact, grid, False, "bilinear")
     return found.to(image.dtype) if image.is_floating_point() else found
 
 
@@ -612,7 +631,7 @@ def _window_above(
     seen = (patch > above).flatten(0, 1).any(dim=0)
     rows, cols = (seen.any(dim=dim).nonzero().squeeze(1).tolist() for dim in (1, 0))
     if not rows:
-        return (*whole[:1], whole[0] + 1, whole[2], 1)  # any pixel: it is not above either
+        return whole[0], whole[0] + 1, whole[2], 1  # any pixel: it is not above either
     height, width = patch.shape[-2:]
     # Bilinear sampling reaches a pixel beyond the centre of each.
     left, right = max(0.0, cols[0] - 0.5), min(width, cols[-1] + 1.5)
