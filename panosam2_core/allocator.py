@@ -1,9 +1,13 @@
-"""Keeps freed memory in the process, so that no frame waits for its pages again.
+"""Memory of a process that works on frame after frame: what is freed stays, what stays is limited.
 
 On CPUs torch takes the tensors of every layer from the C library and gives them back. glibc hands
 blocks of 128 KiB and more back to the system at once, and the next layer faults the same pages in
 again, zeroed one by one: tens of thousands of faults per frame, which cost a third of the step of
 ``nano`` where it was measured (``benchmarks/allocator.py``).
+
+oneDNN makes a kernel for every shape that it meets and keeps 1024 of them, of half a MiB and more
+each. A tracker's shapes are those of its objects times those of their memories, so a process grew
+for as long as there were new ones.
 """
 
 from __future__ import annotations
@@ -15,6 +19,8 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8  # of <m
 _KEEP = 2**31 - 1  # bytes free at the top of the heap before some are given back
 _STEP = 64 * 2**20  # bytes by which the heap grows
 _LARGEST = 32 * 2**20  # bytes; larger blocks are mapped one by one, glibc allows no more
+# Those of a frame of ``nano`` are 192 with three objects; what does not fit is made afresh.
+_KERNELS = 256
 
 
 def keep_freed_memory() -> bool:
@@ -40,3 +46,13 @@ def keep_freed_memory() -> bool:
     }
     done = [mallopt(name, value) == 1 for name, value in settings.items()]
     return all(done)
+
+
+def limit_kernels() -> None:
+    """Keep no more of oneDNN's kernels than the frames of a stream need, rather than 1024.
+
+    For programs, once, before they compute: oneDNN, and torch's wrapper of it that keeps them too,
+    read it with their first kernel. What the user has set by the same variables is left alone.
+    """
+    for keeper in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(keeper, str(_KERNELS))

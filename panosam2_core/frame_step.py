@@ -52,6 +52,7 @@ class Clock:
     """Milliseconds per stage of one frame."""
 
     stages: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    begin: float = field(default_factory=time.perf_counter)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -63,6 +64,10 @@ class Clock:
         start = time.perf_counter()
         yield
         self.stages[name] += 1e3 * (time.perf_counter() - start)
+
+    def finish(self) -> None:
+        """Count what belongs to no stage as one of its own, so that together they are the step."""
+        self.stages["other"] = 1e3 * (time.perf_counter() - self.begin) - sum(self.stages.values())
 
 
 class FrameStep:

@@ -100,7 +100,7 @@ class FrameResult:
         objects: by object id.
         labels: (H, W) uint16, the id of the object with the highest logit at each pixel,
             0 = background. The per-object masks may overlap, this image cannot.
-        stage_ms: milliseconds spent per stage of this frame.
+        stage_ms: milliseconds spent per stage of this frame; their sum is that of the whole step.
     """
 
     frame_index: int

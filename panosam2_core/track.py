@@ -38,7 +38,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from panosam2_core.allocator import keep_freed_memory
+from panosam2_core.allocator import keep_freed_memory, limit_kernels
 from panosam2_core.arguments import add_yaw_true, numbers
 from panosam2_core.build import PRESETS, load_model
 from panosam2_core.config import PROMPT_VIEWS, VIEWS, TrackerConfig
@@ -65,6 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     args = _parse(argv)
     keep_freed_memory()
+    limit_kernels()
     console = Console(stderr=True)
     logging.basicConfig(level="WARNING", handlers=[RichHandler(console=console)])
     signals: list[int] = []

@@ -289,12 +289,12 @@ class PanoTracker:
         Whatever a prompt, a frame or the network raises, out of memory included: nothing has
         changed then.
         """
+        clock = Clock()
         size_hw = _check_frame(frame)
         self.check_prompts(prompts, size_hw)
         given = {
             int(p.object_id): dataclasses.replace(p, object_id=int(p.object_id)) for p in prompts
         }
-        clock = Clock()
         with clock.stage("preprocess"):
             upload = torch.from_numpy(np.require(frame, requirements=["C", "W"])).to(
                 self.model.pixel_mean.device
@@ -314,6 +314,7 @@ class PanoTracker:
                     predictions[i] = self._admitted(predictions[i], found)
             outlooks = self._outlooks(step, predictions, result, given)
         self._commit(step, predictions, outlooks, result, given)
+        clock.finish()
         return result
 
     def _turned(self, prompts: Sequence[Prompt], width: int) -> tuple[float, Mapping[int, Track]]:

@@ -40,7 +40,7 @@ from panosam2_core import (
     Prompt,
     load_model,
 )
-from panosam2_core.allocator import keep_freed_memory
+from panosam2_core.allocator import keep_freed_memory, limit_kernels
 from panosam2_core.build import shipped_weights
 from panosam2_core.model import PanoSAM2
 from panosam2_ros import parameters
@@ -586,6 +586,7 @@ def main(args: list[str] | None = None) -> None:
     refuse_other_arguments("tracker_node", _ABOUT, args)
     # Also lest the size of the process swings by a quarter without anything growing.
     keep_freed_memory()
+    limit_kernels()
     with running(TrackerNode, args) as node:
         logs = NodeLogHandler(node.get_logger(), "panosam2_core", "panosam2_ros")
         executor = SingleThreadedExecutor()

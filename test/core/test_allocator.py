@@ -34,6 +34,25 @@ FRAMES = textwrap.dedent("""
     print(sum(faults[10:]))
 """)
 
+SHAPES = textwrap.dedent("""
+    import os, sys
+    import torch
+    from panosam2_core.allocator import limit_kernels
+
+    if sys.argv[1] == "limited":
+        limit_kernels()
+    torch.set_num_threads(1)
+    rows = torch.zeros(64, 1400, dtype=torch.bfloat16)
+    sizes = []
+    with torch.inference_mode():
+        for width in range(8, 1400):
+            torch.mm(rows[:, :width], rows[:, :width].T)
+            if width in (900, 1399):
+                pages = int(open("/proc/self/statm").read().split()[1])
+                sizes.append(pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
+    print(sizes[1] - sizes[0])
+""")
+
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs glibc")
 def test_a_frame_is_worked_on_in_the_memory_of_the_one_before() -> None:
@@ -46,3 +65,18 @@ def test_a_frame_is_worked_on_in_the_memory_of_the_one_before() -> None:
         pages[how] = int(done.stdout)
     assert pages["kept"] < 200
     assert pages["plain"] > 2000, "or else nothing is gained by it on this machine"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_shapes_that_are_new_do_not_make_the_process_larger_for_ever() -> None:
+    """From a number of them on; as it comes, the library keeps a kernel for each of them."""
+    unset = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+    clean = {k: v for k, v in os.environ.items() if k not in unset}
+    grown = {}
+    for how in ("limited", "plain"):
+        command = [sys.executable, "-c", SHAPES, how]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=clean)
+        grown[how] = float(done.stdout)
+    if grown["plain"] < 20:
+        pytest.skip("this CPU multiplies bfloat16 without a kernel per shape")
+    assert grown["limited"] < 0.1 * grown["plain"]
