@@ -52,7 +52,7 @@ class Clock:
     """Milliseconds per stage of one frame."""
 
     stages: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    begin: float = field(default_factory=time.perf_counter)
+    begin: float = field(default_factory=lambda: time.perf_counter())
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
