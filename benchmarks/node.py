@@ -24,7 +24,8 @@ part, too.
 soak: small frames as fast as they are answered, for as many frames and as many minutes as asked
 for, whichever takes longer; every third time four at once, of which some are dropped; up to three
 objects come and go, all three at the very start. --set gives the node parameters of this part.
-Memory of the process after the first tenth and at the end, and whether published and dropped
+Memory of the process, the mean of the second tenth of the run and that of the last (the node gives
+back what is free now and then, so single values go up and down), and whether published and dropped
 frames add up to those received. A frame's latency depends on how many objects there are and in how
 many pictures they are looked for (each local view is one, the panorama is one), so each is divided
 by the median of the frames with as many of both. The 99th percentile of that is of frames without
@@ -533,7 +534,9 @@ def _soak(
             if len(memory) % 20 == 0:
                 print(f"{sent} images, {memory[-1]:.1f} MB", file=sys.stderr, flush=True)
     until(node, lambda: False, 1.0)  # the last answers
-    first, last = memory[len(memory) // 10], memory[-1]
+    tenth = max(1, len(memory) // 10)
+    first = statistics.mean(memory[tenth : 2 * tenth] or memory)
+    last = statistics.mean(memory[-tenth:])
     return {
         "frames": sent,
         "received": newest.received,
@@ -544,8 +547,9 @@ def _soak(
         "minutes": (time.monotonic() - begin) / 60,
         "cpu_ms_per_result": 1e3 * (_cpu_s(pid) - cpu_s) / max(1, len(ledger.published)),
         "rss_mb": [round(mb, 1) for mb in memory[:: max(1, len(memory) // 20)]],
-        "rss_mb_after_a_tenth": first,
-        "rss_mb_at_the_end": last,
+        "rss_mb_second_tenth": first,
+        "rss_mb_last_tenth": last,
+        "rss_mb_most": max(memory),
         "rss_growth": last / first - 1,
         **ledger.latencies(),
     }

@@ -1,9 +1,10 @@
-"""Memory of a process that works on frame after frame: what is freed stays, what stays is limited.
+"""Memory of a process that works on frame after frame: freed memory stays, but not for ever more.
 
 On CPUs torch takes the tensors of every layer from the C library and gives them back. glibc hands
 blocks of 128 KiB and more back to the system at once, and the next layer faults the same pages in
 again, zeroed one by one: tens of thousands of faults per frame, which cost a third of the step of
-``nano`` where it was measured (``benchmarks/allocator.py``).
+``nano`` where it was measured (``benchmarks/allocator.py``). What stays falls into pieces among
+things that outlive their frame, and then more is taken; so now and then what is free goes back.
 
 oneDNN makes a kernel for every shape that it meets and keeps 1024 of them, of half a MiB and more
 each. A tracker's shapes are those of its objects times those of their memories, so a process grew
@@ -46,6 +47,19 @@ def keep_freed_memory() -> bool:
     }
     done = [mallopt(name, value) == 1 for name, value in settings.items()]
     return all(done)
+
+
+def give_back_free_memory() -> None:
+    """Give what is free at the moment back to the system; the next frame takes what it needs anew.
+
+    For programs that run for days, every some hundred frames, between two of them: it takes about
+    as long as ten thousand page faults. Does nothing where the C library cannot.
+    """
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError):
+        return
+    trim(ctypes.c_size_t(0))
 
 
 def limit_kernels() -> None:

@@ -40,7 +40,11 @@ from panosam2_core import (
     Prompt,
     load_model,
 )
-from panosam2_core.allocator import keep_freed_memory, limit_kernels
+from panosam2_core.allocator import (
+    give_back_free_memory,
+    keep_freed_memory,
+    limit_kernels,
+)
 from panosam2_core.build import shipped_weights
 from panosam2_core.model import PanoSAM2
 from panosam2_ros import parameters
@@ -68,6 +72,7 @@ _GIVE_UP_EVERY_S = 0.25
 # that come after it, while it is made a Python object.
 _PROMPT_DEPTH = 1000
 _WARMUP_SIZE_HW = (256, 512)
+_GIVE_BACK_EVERY = 250  # turns, of which one then takes some 10 ms more
 _ABOUT = """Tracks prompted objects through a camera's images.
 
   python -m panosam2_ros.tracker_node --ros-args -r image:=/image_raw
@@ -91,7 +96,7 @@ class TrackerNode(LifecycleNode):
         self._worker: Worker[AnyImage, PromptMsg] | None = None
         self._input: ImageInput | None = None
         self._camera_info: CameraInfoInput | None = None
-        self._arrived = 0
+        self._arrived = self._turns = 0
         self._complaining = threading.Lock()
         self._last_stamp = 0
         self._complaints: dict[str, float] = {}
@@ -380,6 +385,9 @@ class TrackerNode(LifecycleNode):
                 raise
             except Exception as error:
                 self._fail(error)
+        self._turns += 1
+        if self._turns % _GIVE_BACK_EVERY == 0:
+            give_back_free_memory()
 
     def _turn(
         self,

@@ -34,6 +34,23 @@ FRAMES = textwrap.dedent("""
     print(sum(faults[10:]))
 """)
 
+PIECES = textwrap.dedent("""
+    import os
+    import numpy as np
+    from panosam2_core.allocator import give_back_free_memory, keep_freed_memory
+
+    def size():
+        pages = int(open("/proc/self/statm").read().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    assert keep_freed_memory()
+    blocks = [np.ones(100_000, np.uint8) for _ in range(1000)]
+    full = size()
+    del blocks[::2]
+    kept = size()
+    give_back_free_memory()
+    print(full - kept, kept - size())
+""")
 SHAPES = textwrap.dedent("""
     import os, sys
     import torch
@@ -65,6 +82,15 @@ def test_a_frame_is_worked_on_in_the_memory_of_the_one_before() -> None:
         pages[how] = int(done.stdout)
     assert pages["kept"] < 200
     assert pages["plain"] > 2000, "or else nothing is gained by it on this machine"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs glibc")
+def test_free_memory_between_what_is_in_use_goes_back_on_demand_only() -> None:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+    command = [sys.executable, "-c", PIECES]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=clean)
+    freed, given_back = map(float, done.stdout.split())
+    assert freed < 1 < 40 < given_back  # MiB; 48 were freed
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
