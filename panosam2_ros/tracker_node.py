@@ -262,6 +262,7 @@ class TrackerNode(LifecycleNode):
             left = [*self._stream.reset(), *left]
         self._input = self._camera_info = self._worker = None
         self._last_stamp = 0
+        self._told_shape = self._told_info = ""
         self._health.start()
         with until_shutdown(self):
             for order in left:
