@@ -28,7 +28,8 @@ Memory of the process, the mean of the second tenth of the run and that of the l
 back what is free now and then, so single values go up and down), and whether published and dropped
 frames add up to those received. A frame's latency depends on how many objects there are and in how
 many pictures they are looked for (each local view is one, the panorama is one), so each is divided
-by the median of the frames with as many of both. The 99th percentile of that is of frames without
+by the median of the frames with as many of both; those without objects take under a millisecond,
+nothing is done, and are left out. The 99th percentile of that is of frames without
 a prompt that found the node free; those with a prompt and those that had to wait for another frame
 are told apart, and so are the network's own stages, which say how even the machine is: the same
 work takes longer at some times.
@@ -459,7 +460,7 @@ class _Ledger:
         rows = [
             (stamp, f"{stats.objects} in {self.published[stamp]}", stats)
             for stamp, stats in self.rows[len(self.rows) // 10 :]
-            if stamp in self.published
+            if stats.objects and stamp in self.published
         ]
         kinds: dict[str, dict[str, list[float]]] = {}
         for stamp, kind, stats in rows:
@@ -474,12 +475,7 @@ class _Ledger:
 
         def even(which: str, to: str = "calm") -> list[float]:
             medians = {kind: statistics.median(found[to]) for kind, found in kinds.items()}
-            return [
-                ms / medians[kind]
-                for kind, found in kinds.items()
-                for ms in found[which]
-                if medians[kind]  # the network has nothing to do without objects
-            ]
+            return [ms / medians[kind] for kind, found in kinds.items() for ms in found[which]]
 
         return {
             "p99_over_median": _p99(even("calm")),

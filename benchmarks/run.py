@@ -469,6 +469,7 @@ def sizes(device: str, rounds: int) -> dict[str, Any]:
     }
 
 
+@torch.inference_mode()
 def profile(device: str, rounds: int) -> dict[str, Any]:
     """Where the time of a frame goes, by kind of operation; on a CPU."""
     step = Ours(Peer(1024, 1, device), (1024, 1024), best(device))
