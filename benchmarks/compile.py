@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from run import machine
+from machine import machine
 from torch import Tensor
 
 from panosam2_core import load_model

@@ -3,7 +3,8 @@
 Usage: python benchmarks/node.py [delivery latency restart throughput soak] [--json FILE]
        [--seconds 20] [--frames 20000] [--minutes 30] [--set view:=sphere ...]
 
-Without names all five, one after the other; the machine should have nothing else to do.
+Without names all five, one after the other; the machine should have nothing else to do. A FILE that
+exists is added to.
 
 delivery: a camera of its own process sends 3840x1920 images at 15 Hz, best effort and reliable,
 with the shipped shared-memory profile and without it; counted is what the node received. Without
@@ -56,6 +57,7 @@ import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Point
+from machine import machine
 from panosam2_ros.msg import FrameStats, Prompt, PromptResult, TrackedObjectArray
 from rclpy.node import Node
 from sensor_msgs.msg import Image
@@ -104,9 +106,12 @@ def main() -> None:
         "throughput": lambda: throughput(args.seconds, args.set),
         "soak": lambda: soak(args.frames, args.minutes, args.set),
     }
-    result: dict[str, Any] = {"cores": os.cpu_count(), "load_before": os.getloadavg()[0]}
+    result: dict[str, Any] = {}
+    if args.json and args.json.exists():
+        result = json.loads(args.json.read_text(encoding="utf-8"))
     for name in args.what or parts:
-        result |= parts[name]()
+        before = machine()
+        result |= parts[name]() | {f"{name}.run": before}
         print(json.dumps(result, indent=2), flush=True)
         if args.json:
             args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -505,7 +510,7 @@ def _soak(
     prompt = node.create_publisher(Prompt, "/panosam2/prompt", profile(10))
     until(node, lambda: image.get_subscription_count() and prompt.get_subscription_count())
     generator = random.Random(0)
-    memory, sent, noted, turn = [], 0, 0, 0
+    memory, sent, noted, turn = [_rss_mb(pid)], 0, 0, 0
     begin, cpu_s = time.monotonic(), _cpu_s(pid)
     clock = 1_700_000_000_000_000_000
     while sent < frames or time.monotonic() - begin < 60 * minutes:

@@ -38,11 +38,8 @@ from __future__ import annotations
 import argparse
 import ctypes
 import dataclasses
-import datetime
 import gc
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -55,6 +52,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from machine import machine
 from sam2.sam2_video_predictor import SAM2VideoPredictor
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -118,21 +116,6 @@ def main() -> None:
         if args.json:
             args.json.parent.mkdir(parents=True, exist_ok=True)
             args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-
-
-def machine() -> dict[str, Any]:
-    """What a figure was measured on, and when."""
-    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    return {
-        "date": datetime.date.today().isoformat(),
-        "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip(),
-        "cpu": dict(getattr(torch.cpu, "get_capabilities", dict)()).get("cpu_name"),
-        "architecture": platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "load_before": round(os.getloadavg()[0], 2),
-        "torch": torch.__version__,
-    }
 
 
 class Peer:

@@ -20,7 +20,8 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8  # of <m
 _KEEP = 2**31 - 1  # bytes free at the top of the heap before some are given back
 _STEP = 64 * 2**20  # bytes by which the heap grows
 _LARGEST = 32 * 2**20  # bytes; larger blocks are mapped one by one, glibc allows no more
-# Those of a frame of ``nano`` are 192 with three objects; what does not fit is made afresh.
+# Those of a frame of ``nano`` are 192 with three objects and 320 with twelve; what does not fit is
+# made afresh.
 _KERNELS = 256
 
 
@@ -28,12 +29,13 @@ def keep_freed_memory() -> bool:
     """Tell glibc to keep what is freed, for all threads together.
 
     For programs, once, before they compute; the setting is the process's. Limits that the user has
-    set by glibc's own variables (``MALLOC_TRIM_THRESHOLD_`` and so on) are left alone.
+    set by glibc's variables (``MALLOC_ARENA_MAX``, ``GLIBC_TUNABLES`` and so on) are left alone.
 
     Returns:
         Whether it was done; other C libraries have no such setting.
     """
-    if any(name.startswith("MALLOC_") and name.endswith("_") for name in os.environ):
+    tuned = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
+    if tuned or any(name.startswith("MALLOC_") for name in os.environ):
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -52,8 +54,9 @@ def keep_freed_memory() -> bool:
 def give_back_free_memory() -> None:
     """Give what is free at the moment back to the system; the next frame takes what it needs anew.
 
-    For programs that run for days, every some hundred frames, between two of them: it takes about
-    as long as ten thousand page faults. Does nothing where the C library cannot.
+    For programs that run for days, every some hundred frames, between two of them. It takes some
+    milliseconds, in which no thread gets memory, and the next frame faults in again what it needs
+    (``benchmarks/allocator.py`` measures both). Does nothing where the C library cannot.
     """
     try:
         trim = ctypes.CDLL(None).malloc_trim
@@ -65,8 +68,11 @@ def give_back_free_memory() -> None:
 def limit_kernels() -> None:
     """Keep no more of oneDNN's kernels than the frames of a stream need, rather than 1024.
 
-    For programs, once, before they compute: oneDNN, and torch's wrapper of it that keeps them too,
-    read it with their first kernel. What the user has set by the same variables is left alone.
+    For programs, once, before they compute: oneDNN, and torch's wrapper of it, which keeps as many
+    for every thread that computes, read it with their first kernel. What the user has set by their
+    variables (``ONEDNN_`` or ``DNNL_PRIMITIVE_CACHE_CAPACITY``, ``LRU_CACHE_CAPACITY``) is left
+    alone.
     """
-    for keeper in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-        os.environ.setdefault(keeper, str(_KERNELS))
+    if "DNNL_PRIMITIVE_CACHE_CAPACITY" not in os.environ:
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_KERNELS))
+    os.environ.setdefault("LRU_CACHE_CAPACITY", str(_KERNELS))

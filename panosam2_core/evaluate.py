@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
-from panosam2_core.allocator import keep_freed_memory
+from panosam2_core.allocator import keep_freed_memory, limit_kernels
 from panosam2_core.arguments import add_yaw_true
 from panosam2_core.build import PRESETS, load_model, parse_input_size
 from panosam2_core.config import PROMPT_VIEWS, VIEWS, TrackerConfig
@@ -85,6 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     args.dataset = args.dataset or ("auto" if args.data else "synthetic")
     keep_freed_memory()
+    limit_kernels()
     console = Console(stderr=True)
     logging.basicConfig(level="WARNING", handlers=[RichHandler(console=console)])
     if args.threads:

@@ -52,7 +52,11 @@ class Clock:
     """Milliseconds per stage of one frame."""
 
     stages: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    begin: float = field(default_factory=lambda: time.perf_counter())
+    started: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Start."""
+        self.started = time.perf_counter()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -67,7 +71,8 @@ class Clock:
 
     def finish(self) -> None:
         """Count what belongs to no stage as one of its own, so that together they are the step."""
-        self.stages["other"] = 1e3 * (time.perf_counter() - self.begin) - sum(self.stages.values())
+        total = 1e3 * (time.perf_counter() - self.started)
+        self.stages["other"] = total - sum(self.stages.values())
 
 
 class FrameStep:

@@ -72,7 +72,7 @@ _GIVE_UP_EVERY_S = 0.25
 # that come after it, while it is made a Python object.
 _PROMPT_DEPTH = 1000
 _WARMUP_SIZE_HW = (256, 512)
-_GIVE_BACK_EVERY = 250  # turns, of which one then takes some 10 ms more
+_GIVE_BACK_EVERY = 250  # turns; the next one fetches its memory anew
 _ABOUT = """Tracks prompted objects through a camera's images.
 
   python -m panosam2_ros.tracker_node --ros-args -r image:=/image_raw
@@ -250,8 +250,7 @@ class TrackerNode(LifecycleNode):
 
     def _release(self) -> None:
         self._stream = None
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        _free()
 
     def _stop(self) -> None:
         for source in (self._input, self._camera_info):
@@ -263,6 +262,8 @@ class TrackerNode(LifecycleNode):
         self._input = self._camera_info = self._worker = None
         self._last_stamp = 0
         self._told_shape = self._told_info = ""
+        with self._complaining:
+            self._complaints.clear()
         self._health.start()
         with until_shutdown(self):
             for order in left:
@@ -379,16 +380,17 @@ class TrackerNode(LifecycleNode):
     def _work(
         self, image: AnyImage | None, orders: list[PromptMsg], is_new: bool, waited_s: float
     ) -> None:
-        with until_shutdown(self):
-            try:
+        try:
+            with until_shutdown(self):
                 self._turn(self._stream, image, orders, is_new, waited_s)
-            except (UnusableFrameError, RCLError):
-                raise
-            except Exception as error:
-                self._fail(error)
-        self._turns += 1
-        if self._turns % _GIVE_BACK_EVERY == 0:
-            give_back_free_memory()
+        except (UnusableFrameError, RCLError):
+            raise
+        except Exception as error:
+            self._fail(error)
+        finally:
+            self._turns += 1
+            if self._turns % _GIVE_BACK_EVERY == 0:
+                give_back_free_memory()
 
     def _turn(
         self,
@@ -475,8 +477,7 @@ class TrackerNode(LifecycleNode):
                 f"out of memory on {self._device}; the next image is tried again. Track fewer "
                 "objects (max_objects), or choose a smaller model.variant"
             )
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            _free()
         elif not isinstance(error, ImageError):
             text += "\n" + "".join(traceback.format_exception(error)[-3:])
         self._health.failed(text)
@@ -605,6 +606,13 @@ def main(args: list[str] | None = None) -> None:
             _spin(executor, node)
         finally:
             logs.close()
+
+
+def _free() -> None:
+    """Give back what is free on the GPU and beside it."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    give_back_free_memory()
 
 
 def _spin(executor: SingleThreadedExecutor, node: TrackerNode) -> None:

@@ -432,7 +432,7 @@ def _crop_window(
     column: int,
     window: tuple[int, int, int, int],
 ) -> Tensor:
-    """`crop` of panoramas that are rolled by ``column`` to the left, from `_cut_window` alone."""
+    """`crop` as if ``image`` were rolled by ``column`` to the left, from `_cut_window` alone."""
     height, width = image.shape[-2:]
     top, bottom, left, right = window
     piece = _shrink(_columns(image[..., top:bottom, :], left + column, right - left), cells)

@@ -175,14 +175,24 @@ def test_prompts_across_the_seam_also_work_with_absolute_codes(noise_frames: Fra
 def test_the_stages_of_a_step_add_up_to_it(
     small_nano: PanoSAM2, noise_frames: Frames, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever reads them as shares of a step misses nothing of it, and counts nothing twice."""
+    """From the checks of its input until it is remembered; what is in no stage is told, too."""
     ticks = itertools.count()
     monkeypatch.setattr(step_module.time, "perf_counter", lambda: next(ticks))
     tracker = PanoTracker(small_nano, TrackerConfig())
+    for owner, name in ((tracker_module, "_check_frame"), (tracker, "_commit")):
+        held = getattr(owner, name)
+
+        def long(*args: Any, held: Any = held) -> Any:  # a hundred seconds more
+            for _ in range(100):
+                next(ticks)
+            return held(*args)
+
+        monkeypatch.setattr(owner, name, long)
     for prompts in ([POINT, BOX], [], []):
         begin = next(ticks) + 1
         stages = tracker.step(noise_frames[0], prompts).stage_ms
         assert min(stages.values()) >= 0
+        assert 200e3 <= stages["other"] < 250e3
         assert sum(stages.values()) == 1e3 * (next(ticks) - 1 - begin)
 
 

@@ -10,9 +10,11 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from harness import Scene, Tester, start_tracker
 from hypothesis import given
 from hypothesis import strategies as st
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from panosam2_ros.msg import Prompt
 from sensor_msgs.msg import CameraInfo, RegionOfInterest
-from test_inputs import diagnosis, values
+from test_inputs import call, diagnosis, values
 
 from panosam2_core.geometry.region import measure
 from panosam2_core.prompting import pixel_of_bearing
@@ -144,8 +146,20 @@ def test_the_roi_of_a_camera_gives_the_bearings_and_another_size_is_told(
             found, seen = directions(tester, tester.send(cut))
         assert seen.any()
         assert np.abs(found - in_panorama(seen, ROWS, COLUMNS)).max() > 0.05
+        ignored = f"/crop/camera_info is ignored: {wrong}"
+        assert log.read_text().count(ignored) == 1
+        for step in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_ACTIVATE):
+            request = ChangeState.Request(transition=Transition(id=step))
+            assert call(tester, ChangeState, f"{name}/change_state", request).success
+
+        def told_again() -> bool:
+            other.publish(info(width=640, height=480))
+            tester.image.publish(to_image(tester.header(), cut, "rgb8"))
+            tester.spin(0.5)
+            return log.read_text().count(ignored) == 2
+
+        tester.until(told_again, "a new start to tell of it again")
         tester.close()
-    assert log.read_text().count(f"/crop/camera_info is ignored: {wrong}") == 1
 
 
 def test_a_panorama_that_does_not_reach_the_poles(env, tmp_path, scene: Scene) -> None:
