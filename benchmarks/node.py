@@ -3,8 +3,8 @@
 Usage: python benchmarks/node.py [delivery latency restart throughput soak] [--json FILE]
        [--seconds 20] [--frames 20000] [--minutes 30] [--set view:=sphere ...]
 
-Without names all five, one after the other; the machine should have nothing else to do. A FILE that
-exists is added to.
+Without names all five, one after the other; the machine should have nothing else to do. A FILE
+that exists is added to.
 
 delivery: a camera of its own process sends 3840x1920 images at 15 Hz, best effort and reliable,
 with the shipped shared-memory profile and without it; counted is what the node received. Without
