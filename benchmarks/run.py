@@ -110,8 +110,9 @@ def main() -> None:
     if args.json and args.json.exists():
         result = json.loads(args.json.read_text(encoding="utf-8"))
     for name in args.what or BENCHMARKS:
+        before = machine()
         found = BENCHMARKS[name](args.device, args.rounds)
-        result |= found | {f"{name}.run": machine()}
+        result |= found | {f"{name}.run": before}
         print(json.dumps(found, indent=2), flush=True)
         if args.json:
             args.json.parent.mkdir(parents=True, exist_ok=True)

@@ -72,7 +72,7 @@ _GIVE_UP_EVERY_S = 0.25
 # that come after it, while it is made a Python object.
 _PROMPT_DEPTH = 1000
 _WARMUP_SIZE_HW = (256, 512)
-_GIVE_BACK_EVERY = 250  # turns; the next one fetches its memory anew
+_GIVE_BACK_EVERY = 250  # turns, of which one then fetches its memory anew
 _ABOUT = """Tracks prompted objects through a camera's images.
 
   python -m panosam2_ros.tracker_node --ros-args -r image:=/image_raw
@@ -380,17 +380,16 @@ class TrackerNode(LifecycleNode):
     def _work(
         self, image: AnyImage | None, orders: list[PromptMsg], is_new: bool, waited_s: float
     ) -> None:
-        try:
-            with until_shutdown(self):
+        self._turns += 1
+        if self._turns % _GIVE_BACK_EVERY == 0:
+            give_back_free_memory()
+        with until_shutdown(self):
+            try:
                 self._turn(self._stream, image, orders, is_new, waited_s)
-        except (UnusableFrameError, RCLError):
-            raise
-        except Exception as error:
-            self._fail(error)
-        finally:
-            self._turns += 1
-            if self._turns % _GIVE_BACK_EVERY == 0:
-                give_back_free_memory()
+            except (UnusableFrameError, RCLError):
+                raise
+            except Exception as error:
+                self._fail(error)
 
     def _turn(
         self,

@@ -71,39 +71,33 @@ SHAPES = textwrap.dedent("""
 """)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs glibc")
+SETTINGS = ("MALLOC_", "GLIBC_", "ONEDNN_", "DNNL_", "LRU_CACHE_")
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs glibc, /proc")
+
+
+def printed(script: str, *args: str) -> list[float]:
+    """What a script prints in a process whose memory nobody has set up otherwise."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(SETTINGS)}
+    command = [sys.executable, "-c", script, *args]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=clean)
+    return [float(word) for word in done.stdout.split()]
+
+
 def test_a_frame_is_worked_on_in_the_memory_of_the_one_before() -> None:
     """Nothing is given back to the system and fetched again; as it comes, much of it is."""
-    pages = {}
-    for how in ("kept", "plain"):
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))}
-        command = [sys.executable, "-c", FRAMES, how]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env=clean)
-        pages[how] = int(done.stdout)
-    assert pages["kept"] < 200
-    assert pages["plain"] > 2000, "or else nothing is gained by it on this machine"
+    (kept,), (plain,) = printed(FRAMES, "kept"), printed(FRAMES, "plain")
+    assert kept < 200
+    assert plain > 2000, "or else nothing is gained by it on this machine"
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs glibc")
 def test_free_memory_between_what_is_in_use_goes_back_on_demand_only() -> None:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))}
-    command = [sys.executable, "-c", PIECES]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=clean)
-    freed, given_back = map(float, done.stdout.split())
+    freed, given_back = printed(PIECES)
     assert freed < 1 < 40 < given_back  # MiB; 48 were freed
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_shapes_that_are_new_make_the_process_larger_only_up_to_a_number() -> None:
     """As they come, the libraries keep a kernel for each of 1024."""
-    unset = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "DNNL_PRIMITIVE_CACHE_CAPACITY")
-    unset = (*unset, "LRU_CACHE_CAPACITY")
-    clean = {k: v for k, v in os.environ.items() if k not in unset}
-    grown = {}
-    for how in ("limited", "plain"):
-        command = [sys.executable, "-c", SHAPES, how]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env=clean)
-        grown[how] = float(done.stdout)
-    if grown["plain"] < 20:
+    (limited,), (plain,) = printed(SHAPES, "limited"), printed(SHAPES, "plain")
+    if plain < 20:
         pytest.skip("this CPU multiplies bfloat16 without a kernel per shape")
-    assert grown["limited"] < 0.1 * grown["plain"]
+    assert limited < 0.1 * plain

@@ -160,6 +160,7 @@ def test_the_roi_of_a_camera_gives_the_bearings_and_another_size_is_told(
 
         tester.until(told_again, "a new start to tell of it again")
         tester.close()
+    assert log.read_text().count(ignored) == 2
 
 
 def test_a_panorama_that_does_not_reach_the_poles(env, tmp_path, scene: Scene) -> None:

@@ -148,6 +148,9 @@ def prompts(draw: st.DrawFn) -> Prompt:
     )
 
 
+HUGE = 1000  # points
+
+
 class Nonsense:
     """Sends what is drawn, and keeps count of it."""
 
@@ -167,8 +170,12 @@ class Nonsense:
                 message.action = Prompt.ADD
             if message.mask.encoding == "32SC1" and not message.object_id:
                 message.object_id = 7  # a label image may name any object
-            self.requests.append(tester.publish(message))
+            request = tester.publish(message)
+            self.requests.append(request)
             self.sent["prompts"] += 1
+            if len(message.points) > HUGE:  # or else what comes behind it is lost on its way
+                answers = tester.heard.answers
+                tester.until(lambda: request in answers, "an answer to a huge prompt")
         elif isinstance(message, Image):
             tester.image.publish(message)
             self.sent["images"] += 1
@@ -239,9 +246,8 @@ def test_a_thousand_messages_of_nonsense(fresh: Tester, scene: Scene) -> None:
     mask, truth = labels == 200, scene.masks[0]
     assert (mask & truth).sum() / (mask | truth).sum() > 0.4
     tell(f"sent {sent}, {arrived} images arrived; tracked meanwhile: {len(ids)}")
-    # Of those that wait for the node the middleware keeps the newest ones only, and a prompt of
-    # 80,000 points takes half a second to come in, on a busy machine longer.
-    assert arrived > sent["images"] / 4
+    # Of two images that wait for the node the middleware may keep the newer one only.
+    assert arrived > sent["images"] / 2
     fresh.node.destroy_publisher(nonsense.clicks)
     fresh.node.destroy_subscription(heard_twice)
 
