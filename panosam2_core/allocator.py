@@ -6,8 +6,9 @@ again, zeroed one by one: tens of thousands of faults per frame, which cost a th
 ``nano`` where it was measured (``benchmarks/allocator.py``). What stays falls into pieces among
 things that outlive their frame, and then more is taken; so now and then what is free goes back.
 
-oneDNN makes a kernel for every shape that it meets and keeps 1024 of them. A tracker's shapes are those of its objects times those of their memories, so a process grew
-for as long as there were new ones.
+oneDNN makes a kernel for every shape that it meets and keeps 1024 of them. A tracker's shapes are
+those of its objects times those of their memories, so a process grew for as long as there were new
+ones.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8  # of <m
 _KEEP = 2**31 - 1  # bytes free at the top of the heap before some are given back
 _STEP = 64 * 2**20  # bytes by which the heap grows
 _LARGEST = 32 * 2**20  # bytes; larger blocks are mapped one by one, glibc allows no more
-# What does not fit is made afresh: little with three objects, a few percent of the frame with twelve
+# What does not fit is made afresh: little with three objects, some percent of a frame with twelve
 # (``benchmarks/kernels.py``).
 _KERNELS = 256
 
