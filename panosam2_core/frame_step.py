@@ -21,6 +21,7 @@ from panosam2_core.config import TrackerConfig
 from panosam2_core.geometry.bfov import BFoV, snap
 from panosam2_core.geometry.region import measure
 from panosam2_core.ignored import IgnoredRegion
+from panosam2_core.likeness import ALIKE, likeness, portrait
 from panosam2_core.memory.bank import LongTermEntry, ObjectMemory, Observation
 from panosam2_core.memory.sampling import best_spaced, draw_by_visibility
 from panosam2_core.memory.tokens import Frames, layout
@@ -42,7 +43,6 @@ from panosam2_core.step import (
 )
 from panosam2_core.tracks import Close, Prediction, Sight, Track
 
-ALIKE = 0.5  # cosine of two pointers of the same object
 GROWTH_UNSEEN = 1.03  # factor per frame out of sight by which an object may have grown
 SLACK_CELLS = 8  # of a decoded mask
 
@@ -402,14 +402,24 @@ class FrameStep:
         return not prediction.sight.local and prediction.visible and self._known(prediction)
 
     def _known(self, prediction: Prediction) -> bool:
-        """Whether what is seen looks like what is remembered."""
-        if not prediction.visible or prediction.observation is None:
-            return False
-        memory = prediction.sight.memory
-        known = [m.pointer for m in memory.prompted] + [e.pointer for e in memory.long_term]
-        here = prediction.observation.memory.pointer.float()
-        alike = F.cosine_similarity(torch.stack(known).float(), here[None])
-        return bool(alike.max() >= ALIKE)
+        """Whether what is seen looks like the object."""
+        here, known = self.portrait(prediction), prediction.sight.track.portraits
+        return here is not None and (known is None or likeness(here, known) >= ALIKE)
+
+    def portrait(self, prediction: Prediction) -> Tensor | None:
+        """Describe how an object looks on this frame.
+
+        Args:
+            prediction: of the object.
+
+        Returns:
+            (216,) its portrait; ``None`` if it is not seen.
+        """
+        if not prediction.visible:
+            return None
+        images = prediction.chart.images(self.model, self.frame)
+        image = images * self.model.pixel_std + self.model.pixel_mean
+        return portrait(image, prediction.logits)
 
     def _sight(self, track: Track, around: bool = False) -> Sight:
         """Where to look for a known object; ``around``: if it is lost, into the next direction."""
@@ -420,7 +430,10 @@ class FrameStep:
             return self._in_view(track, close.pursuit)
         if close.lost and around:
             regions = search_regions(close.region, LADDER[-1])
-            view = self.local_view(regions[close.searched % len(regions)])
+            # Most objects come back where they went: every second look is there.
+            turn, back = divmod(close.searched, 2)
+            there = regions[1 + turn % (len(regions) - 1) if back else 0]
+            view = self.local_view(there)
             return self._with_close(track, close, view)
         return self._on_panorama(track)
 

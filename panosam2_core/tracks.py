@@ -86,6 +86,7 @@ class Track:
         small: frames in a row on which the panorama showed it small enough for a local view.
         columns: (first, number), in widths of the frame: where it was last seen.
         close: its local views, once there has been one.
+        portraits: (4, 216) how it looked (:mod:`panosam2_core.likeness`); ``None``: never seen.
     """
 
     object_id: int
@@ -100,6 +101,7 @@ class Track:
     small: int = 0
     columns: tuple[float, float] | None = None
     close: Close | None = None
+    portraits: Tensor | None = None
 
     def turned(self, columns: int) -> Track:
         """The same object on panoramas that are cut elsewhere.
@@ -130,6 +132,8 @@ class Track:
     def tensors(self) -> list[Tensor]:
         """Every tensor held, for counting bytes; one that is held twice is listed once."""
         held = list(self.memory.tensors())
+        if self.portraits is not None:
+            held.append(self.portraits)
         if self.close:
             held += self.close.memory.tensors()
             for picture in self.close.album:
@@ -171,6 +175,7 @@ class Prediction:
         object_logit: () visibility.
         observation: for the sight's memory; ``None`` when there is nothing to remember.
         agreement: () of the decoder's candidates; ``None`` if nobody wants to know.
+        portrait: (216,) of the object, where it is to be kept.
     """
 
     sight: Sight
@@ -181,6 +186,7 @@ class Prediction:
     object_logit: Tensor
     observation: Observation | None
     agreement: Tensor | None = None
+    portrait: Tensor | None = None
 
     @property
     def visible(self) -> bool:
