@@ -228,6 +228,10 @@ def test_a_search_looks_into_every_direction_one_chart_a_frame(
     assert abs(len(whole) - len(searched) / 2) <= 1, "the panorama and views take turns"
     directions = {(v.lon, v.lat) for v in searched if v}
     assert len(directions) >= 10
+    looks = [(v.lon, v.lat) for v in searched if v]
+    again = {looks[0], looks[1]} & {looks[2], looks[3]}
+    assert len(again) == 1, "every second look is at the place where it was lost"
+    assert sum(look in again for look in looks) in (len(looks) // 2, (len(looks) + 1) // 2)
 
 
 def test_a_search_does_not_take_what_a_closer_look_does_not_show(
