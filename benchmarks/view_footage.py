@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
-from view_rows import VIEW_ROWS, make_tracker
+from view_rows import ROWS, VIEW_ROWS, make_tracker
 
 from panosam2_core import PanoTracker, Prompt
 from panosam2_core.arguments import numbers
@@ -53,7 +53,7 @@ def add_footage(part: argparse.ArgumentParser, work: Callable[[argparse.Namespac
             help="in pixels of the network's input",
         )
     else:
-        part.add_argument("--views", nargs="+", choices=views, default=["sphere", "auto"])
+        part.add_argument("--views", nargs="+", choices=ROWS, default=["sphere", "auto"])
         part.add_argument("--out", type=Path, required=True, metavar="FILE.png")
     part.set_defaults(work=work)
 

@@ -28,12 +28,14 @@ GATES: dict[str, dict[str, Any]] = {
     "motion gate": {"motion_gate_deg": 0.0},
     "least score": {"least_score": 0.0},
     "most growth": {"most_growth": 0.0},
+    "likeness": {"least_likeness": 0.0},
     "hidden frames left out": {"remember_hidden": True},
     "long-term memory": {"long_frames": 0},
     "all of these": {
         "motion_gate_deg": 0.0,
         "least_score": 0.0,
         "most_growth": 0.0,
+        "least_likeness": 0.0,
         "remember_hidden": True,
         "long_frames": 0,
     },
@@ -49,6 +51,7 @@ _RULES = {
     "view": "sphere",
     "long_frames": 0,
     "motion_gate_deg": 0.0,
+    "least_likeness": 0.0,
     "remember_hidden": True,
 }
 ROWS = {**VIEW_ROWS, **GATE_ROWS, SAM2_RULES: _RULES, PLAIN: {**_RULES, "pano": False}}

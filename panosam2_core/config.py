@@ -135,6 +135,10 @@ class TrackerConfig:
         most_growth: factor by which the solid angle of a mask may exceed what is usual for its
             object in a local view; beyond it the object counts as hidden. 0: any. Paper silent;
             chosen because an object that is covered by a larger one seems to grow.
+        least_likeness: likeness of colours (0..1, :mod:`panosam2_core.likeness`) to those that its
+            object is known to have, under which a mask of a panorama or local view counts as
+            hidden. 0: colours are not compared, not in searches either. Paper silent; chosen
+            because the network takes something else for an object that has left.
         remember_hidden: keep frames in memory on which the object was not seen, as SAM2 does. Off:
             only what was seen is remembered (as in DAM4SAM).
         anchors: frames per memory that are kept for long because something else could have been
@@ -163,6 +167,7 @@ class TrackerConfig:
     motion_gate_deg: float = 12.0
     least_score: float = 0.5
     most_growth: float = 2.0
+    least_likeness: float = 0.5
     remember_hidden: bool = False
     anchors: int = 0
     seed: int | None = None
@@ -190,6 +195,7 @@ class TrackerConfig:
             "motion_gate_deg": (0.0, 180.0),
             "least_score": (0.0, 1.0),
             "most_growth": (0.0, 1000.0),
+            "least_likeness": (0.0, 1.0),
             "lost_after_frames": (0, 10**9),
             "max_objects": (1, 1024),
             "max_local_views": (1, 1024),
@@ -224,6 +230,11 @@ class TrackerConfig:
     def zooms(self) -> bool:
         """Whether small objects are followed in crops."""
         return self.is_whole and self.view in ("local", "auto")
+
+    @property
+    def portrays(self) -> bool:
+        """Whether it is kept how objects look, and compared."""
+        return self.pano and self.least_likeness > 0
 
     @property
     def is_whole(self) -> bool:

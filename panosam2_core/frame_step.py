@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from panosam2_core.anchors import agreement
-from panosam2_core.charts import Chart, LocalView, WholeFrame, search_regions, solid_angles
+from panosam2_core.belief import is_believed
+from panosam2_core.charts import Chart, LocalView, WholeFrame, search_regions
 from panosam2_core.config import TrackerConfig
 from panosam2_core.geometry.bfov import BFoV, snap
 from panosam2_core.geometry.region import measure
@@ -42,9 +43,6 @@ from panosam2_core.step import (
     stay_near,
 )
 from panosam2_core.tracks import Close, Prediction, Sight, Track
-
-GROWTH_UNSEEN = 1.03  # factor per frame out of sight by which an object may have grown
-SLACK_CELLS = 8  # of a decoded mask
 
 
 @dataclass
@@ -174,7 +172,8 @@ class FrameStep:
                 found = self._held_to(points, found, chart, boxed=prompt.box is not None)
             decoded = found if chart is self.whole else self.taken(chart, found, features)
         prediction = self._observed([sight], features, decoded, prompt)[0]
-        return dataclasses.replace(prediction, chart=chart, logits=found.logits[0])
+        prediction = dataclasses.replace(prediction, chart=chart, logits=found.logits[0])
+        return self._portrayed(prediction, prompt)
 
     def _segment(self, points: PointPrompts, features: ImageFeatures) -> tuple[Chart, Decoded]:
         """Find what was clicked: in a view about it, or on the panorama."""
@@ -242,7 +241,7 @@ class FrameStep:
         placed = sight.chart.place(points, self._input_hw)
         if placed is None or self.searches(track):
             sight, placed = self._on_panorama(track), self.whole.place(points, self._input_hw)
-        features = self._features([sight])
+        features = self._shown([sight])[1]
         with self.clock.stage("decode"):
             decoded = correct(
                 self.model,
@@ -254,7 +253,8 @@ class FrameStep:
                 pano=sight.chart.pano,
             )
             decoded = self._held_to(points, decoded, sight.chart, known=sight)
-        return self._observed([sight], features, decoded, prompt)[0]
+        found = self._observed([sight], features, decoded, prompt)[0]
+        return self._portrayed(found, prompt)
 
     @property
     def _input_hw(self) -> tuple[int, int]:
@@ -329,7 +329,7 @@ class FrameStep:
             groups[(whole, layout(sight.memory, sight.drawn))].append(sight)
         predictions: list[Prediction] = []
         for group in groups.values():
-            features = self._features(group)
+            images, features = self._shown(group)
             pano = group[0].chart.pano
             with self.clock.stage("track"):
                 decoded = propagate(
@@ -344,35 +344,73 @@ class FrameStep:
             if self.gated:
                 near = torch.cat([self._reachable(sight) for sight in group])
                 decoded = stay_near(self.model, decoded, near, pano=pano)
-            if group[0].local:
-                decoded = doubt(self.model, decoded, self._believed(group, decoded))
             decoded = self.leave_out(decoded, [sight.chart for sight in group])
-            predictions += self._observed(group, features, decoded, agreeing=agreeing)
+            portraits = [
+                self._portrait(images[i], decoded.logits[i, 0], decoded.object_logit[i, 0])
+                for i in range(len(group))
+            ]
+            decoded = self._doubted(group, decoded, portraits)
+            seen = self._observed(group, features, decoded, agreeing=agreeing)
+            predictions += [
+                dataclasses.replace(prediction, portrait=portrait)
+                for prediction, portrait in zip(seen, portraits, strict=True)
+            ]
         return predictions
 
-    def _believed(self, sights: Sequence[Sight], decoded: Decoded) -> Tensor:
-        """(B,) bool: masks whose score is not too low, and whose size not too large."""
-        tracks = [sight.track for sight in sights]
-        usual = decoded.score.new_tensor([track.usual_score for track in tracks])
-        believed = ~(decoded.score < self.config.least_score * usual)
-        if not self.config.most_growth:
-            return believed
-        for i, (sight, track) in enumerate(zip(sights, tracks, strict=True)):
-            if track.usual_size:
-                cells = solid_angles(sight.chart.fov, self.grid_hw, decoded.logits.device)
-                size = float(((decoded.logits[i, 0] > 0) * cells).sum())
-                hidden = self.now - track.last_seen - 1
-                most = track.usual_size * self.config.most_growth * GROWTH_UNSEEN**hidden
-                # A few cells more or less are no growth.
-                believed[i] &= size <= most + SLACK_CELLS * float(cells.max())
-        return believed
+    def _doubted(
+        self, sights: Sequence[Sight], decoded: Decoded, portraits: Sequence[Tensor | None]
+    ) -> Decoded:
+        """Masks that can be those of their objects; the other objects as hidden."""
+        believed = [
+            is_believed(
+                self.config,
+                self.now,
+                sight,
+                decoded.logits[i],
+                decoded.score[i],
+                portraits[i],
+                searched=self.searches(sight.track),
+            )
+            for i, sight in enumerate(sights)
+        ]
+        if all(believed):
+            return decoded
+        return doubt(self.model, decoded, torch.tensor(believed).to(decoded.logits.device))
 
-    def _features(self, sights: Sequence[Sight]) -> ImageFeatures:
-        """Features of every sight's chart, in their order; all whole frames or all local."""
+    def _shown(self, sights: Sequence[Sight]) -> tuple[Tensor, ImageFeatures]:
+        """What the network sees of every sight's chart, in their order, and its features.
+
+        All charts are whole frames, of which there is one picture, or all are local.
+        """
         if sights[0].chart is not self.whole:
-            return self.encode([sight.chart for sight in sights])[1]
-        features = self.panorama()[1]
-        return features.select(torch.zeros(len(sights), dtype=torch.long).to(features.top.device))
+            return self.encode([sight.chart for sight in sights])
+        images, features = self.panorama()
+        one = torch.zeros(len(sights), dtype=torch.long).to(features.top.device)
+        return images.expand(len(sights), -1, -1, -1), features.select(one)
+
+    def _portrait(self, images: Tensor, logits: Tensor, object_logit: Tensor) -> Tensor | None:
+        """(216,) how an object looks; ``None`` where it is not seen, or nobody compares.
+
+        (3, H, W) as the network sees it, (4h, 4w) and ().
+        """
+        if not self.config.portrays or not bool(object_logit > 0):
+            return None
+        mask = logits > 0
+        for axis in (0, 1):
+            mask = mask.repeat_interleave(MASK_STRIDE, axis)
+        std, mean = self.model.pixel_std[:, 0], self.model.pixel_mean[:, 0]
+        return portrait(images[:, mask] * std + mean)
+
+    def _portrayed(self, found: Prediction, prompt: Prompt) -> Prediction:
+        """A prompted object, with how it looks on the frame itself, where it may be tiny."""
+        if not self.config.portrays or not bool(found.object_logit > 0):
+            return found
+        if prompt.mask is None:
+            mask = found.chart.on_frame(found.logits[None], self.size_hw)[0, 0] > 0
+        else:
+            mask = torch.from_numpy(prompt.mask != 0).to(self.frame.device)
+        pixels = self.frame[0][:, mask] / 255
+        return dataclasses.replace(found, portrait=portrait(pixels))
 
     def _confirmed(self, found: Sequence[Prediction]) -> list[Prediction]:
         """What a search has found, if a closer look finds it too; the others as hidden."""
@@ -385,7 +423,8 @@ class FrameStep:
             else:
                 closer[sight.track.object_id] = sight
         for prediction in self._look(list(closer.values())):
-            kept.append(prediction if self._known(prediction) else _hidden(prediction))
+            known = prediction.visible and self._known(prediction)
+            kept.append(prediction if known else _hidden(prediction))
         return kept
 
     def _closer(self, prediction: Prediction) -> Sight | None:
@@ -402,24 +441,9 @@ class FrameStep:
         return not prediction.sight.local and prediction.visible and self._known(prediction)
 
     def _known(self, prediction: Prediction) -> bool:
-        """Whether what is seen looks like the object."""
-        here, known = self.portrait(prediction), prediction.sight.track.portraits
-        return here is not None and (known is None or likeness(here, known) >= ALIKE)
-
-    def portrait(self, prediction: Prediction) -> Tensor | None:
-        """Describe how an object looks on this frame.
-
-        Args:
-            prediction: of the object.
-
-        Returns:
-            (216,) its portrait; ``None`` if it is not seen.
-        """
-        if not prediction.visible:
-            return None
-        images = prediction.chart.images(self.model, self.frame)
-        image = images * self.model.pixel_std + self.model.pixel_mean
-        return portrait(image, prediction.logits)
+        """Whether what a search has found looks like the object."""
+        here, known = prediction.portrait, prediction.sight.track.portraits
+        return here is None or known is None or likeness(here, known) >= ALIKE
 
     def _sight(self, track: Track, around: bool = False) -> Sight:
         """Where to look for a known object; ``around``: if it is lost, into the next direction."""

@@ -1,4 +1,4 @@
-"""Tells by its colours whether what a search has found is the object.
+"""Tells by its colours whether what the network has found is the object.
 
 A pointer says little about whose it is: the network gives every object that it believes in nearly
 the same one. Colours tell objects apart better. Paper silent; a histogram with the Bhattacharyya
@@ -11,29 +11,27 @@ import torch
 from torch import Tensor
 
 LEVELS = 6  # per channel
-ALIKE = 0.8  # likeness of two portraits of one object
+COLOURS = LEVELS**3
+ALIKE = 0.8  # likeness of what a search has found
+FAMILIAR = 0.7  # likeness of what may become a portrait
 PORTRAIT_EVERY = 10  # frames
 PORTRAITS = 4  # kept: the first one, and the newest
 
 
-def portrait(image: Tensor, logits: Tensor) -> Tensor | None:
+def portrait(pixels: Tensor) -> Tensor | None:
     """Describe an object by its colours.
 
     Args:
-        image: (1, 3, H, W) RGB in 0..1.
-        logits: (1, 4h, 4w) of the object; H and W are multiples of 4h and 4w.
+        pixels: (3, N) RGB in 0..1, all of the object.
 
     Returns:
-        (216,) square roots of the shares of its colours; ``None`` without a mask.
+        (216,) square roots of the shares of its colours; ``None`` without a pixel.
     """
-    mask = logits[0] > 0
-    for axis in (0, 1):
-        mask = mask.repeat_interleave(image.shape[axis + 2] // mask.shape[axis], axis)
-    red, green, blue = (image[0].clamp(0, 0.999) * LEVELS).long()
-    bins = (red * LEVELS + green) * LEVELS + blue
-    counts = torch.zeros(LEVELS**3, device=image.device)
-    counts.scatter_add_(0, bins.flatten(), mask.flatten().float())
-    return (counts / counts.sum()).sqrt() if bool(mask.any()) else None
+    red, green, blue = (pixels.clamp(0, 0.999) * LEVELS).long()
+    if not len(red):
+        return None
+    counts = torch.bincount((red * LEVELS + green) * LEVELS + blue, minlength=COLOURS)
+    return (counts / counts.sum()).sqrt()
 
 
 def likeness(here: Tensor, known: Tensor) -> float:

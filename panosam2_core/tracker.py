@@ -28,7 +28,7 @@ from panosam2_core.frame_step import Clock, FrameStep
 from panosam2_core.geometry.bfov import BFoV
 from panosam2_core.geometry.region import RegionMeasure, measure
 from panosam2_core.ignored import IgnoredRegion
-from panosam2_core.likeness import PORTRAIT_EVERY, with_newest
+from panosam2_core.likeness import FAMILIAR, PORTRAIT_EVERY, likeness, with_newest
 from panosam2_core.memory.bank import FrameMemory, LongTermEntry, ObjectMemory
 from panosam2_core.model import MASK_STRIDE, PanoSAM2
 from panosam2_core.prompts import Prompt, check_prompt
@@ -313,9 +313,6 @@ class PanoTracker:
             for i, found in result.objects.items():
                 if i not in given:
                     predictions[i] = self._admitted(predictions[i], found)
-                if found.state is ObjectState.VISIBLE and self._portrays(predictions[i]):
-                    seen = step.portrait(predictions[i])
-                    predictions[i] = dataclasses.replace(predictions[i], portrait=seen)
             outlooks = self._outlooks(step, predictions, result, given)
         self._commit(step, predictions, outlooks, result, given)
         clock.finish()
@@ -407,11 +404,13 @@ class PanoTracker:
             prediction, observation=dataclasses.replace(seen, memory=memory)
         )
 
-    def _portrays(self, prediction: Prediction) -> bool:
-        """Whether an object's looks are to be kept: for searches, now and then."""
-        track = prediction.sight.track
-        due = track.portraits is None or (self._now - track.added) % PORTRAIT_EVERY == 0
-        return self.config.zooms and due
+    def _new_portrait(self, prediction: Prediction, *, prompted: bool) -> Tensor | None:
+        """How an object looks, if it is to be kept: now and then, and only what it can be."""
+        here, track = prediction.portrait, prediction.sight.track
+        if here is None or track.portraits is None or prompted:
+            return here
+        due = (self._now - track.added) % PORTRAIT_EVERY == 0
+        return here if due and likeness(here, track.portraits) >= FAMILIAR else None
 
     def _commit(
         self,
@@ -440,9 +439,10 @@ class PanoTracker:
             if outlook.close and outlook.zoomed:
                 outlook.close.memory.observe(outlook.zoomed)
             track.close, track.small = outlook.close, outlook.small
-            if prediction.portrait is not None:
-                track.portraits = with_newest(track.portraits, prediction.portrait)
             if found.state is ObjectState.VISIBLE:
+                new = self._new_portrait(prediction, prompted=object_id in prompted)
+                if new is not None:
+                    track.portraits = with_newest(track.portraits, new)
                 _learn_usual(track, found, prompted=object_id in prompted)
                 width = step.size_hw[1]
                 track.columns = found.box[0] / width, found.box[2] / width

@@ -17,7 +17,7 @@ from panosam2_core.charts import WholeFrame
 from panosam2_core.geometry.erp import resize_wrap
 from panosam2_core.model import PanoSAM2, PointPrompts
 
-FRAMES = np.random.default_rng(3).integers(0, 255, (12, 16, 32, 3), dtype=np.uint8)
+FRAMES = np.random.default_rng(3).integers(128, 170, (12, 16, 32, 3), dtype=np.uint8)
 NOISE = [np.kron(frame, np.ones((8, 8, 1), np.uint8)) for frame in FRAMES]
 WIDTH = NOISE[0].shape[1]
 

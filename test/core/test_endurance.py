@@ -64,7 +64,7 @@ def test_thousands_of_frames_leave_nothing_behind() -> None:
         build_model(config).eval().requires_grad_(False), TrackerConfig(view="sphere")
     )
     generator = np.random.default_rng(0)
-    frames = generator.integers(0, 255, (50, *SIZE, 3), dtype=np.uint8)
+    frames = generator.integers(128, 170, (50, *SIZE, 3), dtype=np.uint8)
     full = state_of_a_full_object(tracker, frames)
     most_resident, at_warm_up = 0, 0
     for t in range(FRAMES):

@@ -10,48 +10,44 @@ from hypothesis import strategies as st
 from panosam2_core.likeness import PORTRAITS, likeness, portrait, with_newest
 
 
-def looks(seed: int, cells: int = 20) -> tuple[torch.Tensor, torch.Tensor]:
-    """A picture of one hue with noise, and a mask of so many cells in it."""
+def hue(seed: int, pixels: int = 400) -> torch.Tensor:
+    """Pixels of one hue with noise."""
     random = torch.Generator().manual_seed(seed)
-    hue = torch.rand(3, 1, 1, generator=random)
-    image = (hue + 0.05 * torch.randn(3, 32, 64, generator=random)).clamp(0, 1)[None]
-    logits = torch.full((1, 8, 16), -1.0)
-    logits.flatten()[torch.randperm(128, generator=random)[:cells]] = 1.0
-    return image, logits
+    middle = torch.rand(3, 1, generator=random)
+    return (middle + 0.05 * torch.randn(3, pixels, generator=random)).clamp(0, 1)
 
 
-@given(st.integers(0, 10**6), st.integers(-15, 15))
-def test_a_rolled_picture_has_the_same_portrait(seed: int, columns: int) -> None:
-    image, logits = looks(seed)
-    here = portrait(image, logits)
-    there = portrait(image.roll(4 * columns, -1), logits.roll(columns, -1))
+def described(pixels: torch.Tensor) -> torch.Tensor:
+    here = portrait(pixels)
     assert here is not None
-    assert there is not None
-    assert torch.equal(here, there)
+    return here
 
 
-@given(st.integers(0, 10**6), st.integers(1, 128))
-def test_an_object_is_as_like_itself_as_can_be(seed: int, cells: int) -> None:
-    here = portrait(*looks(seed, cells))
-    assert here is not None
+@given(st.integers(0, 10**6), st.integers(1, 500))
+def test_order_and_number_of_pixels_do_not_matter(seed: int, pixels: int) -> None:
+    some = hue(seed, pixels)
+    assert torch.equal(described(some), described(some.flip(1)))
+    assert torch.allclose(described(some), described(some.repeat(1, 3)))
+
+
+@given(st.integers(0, 10**6), st.integers(1, 500))
+def test_an_object_is_as_like_itself_as_can_be(seed: int, pixels: int) -> None:
+    here = described(hue(seed, pixels))
     assert likeness(here, here[None]) == pytest.approx(1.0, abs=1e-5)
 
 
-def test_only_what_is_in_the_mask_counts() -> None:
-    image, logits = looks(1)
-    inside = (logits > 0).repeat_interleave(4, 1).repeat_interleave(4, 2)
-    here, there = portrait(image, logits), portrait(image.where(inside, 1 - image), logits)
-    assert here is not None
-    assert there is not None
-    assert torch.equal(here, there)
-    other = portrait(image.where(~inside, (image + 0.5) % 1), logits)
-    assert other is not None
-    assert likeness(other, here[None]) < 0.5
+@given(st.floats(0, 1))
+def test_likeness_follows_the_share_of_other_colours(share: float) -> None:
+    red, blue = torch.tensor([0.9, 0.0, 0.0])[:, None], torch.tensor([0.0, 0.0, 0.9])[:, None]
+    count = round(100 * share)
+    mixed = described(torch.cat((red.repeat(1, count), blue.repeat(1, 100 - count)), 1))
+    known = torch.stack((described(red), described(red)))
+    assert likeness(mixed, known) == pytest.approx((count / 100) ** 0.5, abs=1e-5)
+    assert likeness(mixed, torch.cat((known, described(blue)[None]))) >= 0.5**0.5 - 1e-5
 
 
-def test_without_a_mask_there_is_no_portrait() -> None:
-    image, logits = looks(2)
-    assert portrait(image, -logits.abs()) is None
+def test_of_no_pixels_there_is_no_portrait() -> None:
+    assert portrait(torch.empty(3, 0)) is None
 
 
 def test_the_first_and_the_newest_are_kept_in_a_fixed_space() -> None:

@@ -102,7 +102,7 @@ def test_as_many_long_term_frames_are_drawn_as_asked_for(
     small_nano: PanoSAM2, noise_frames: Frames, count: int
 ) -> None:
     config = panorama(long_frames=count, long_spacing=2)
-    last = run(PanoTracker(small_nano, config), noise_frames[:16], {0: [POINT]})[-1]
+    last = run(PanoTracker(small_nano, config), noise_frames[:20], {0: [POINT]})[-1]
     assert len(last[1].long_term_frames) == count
 
 

@@ -66,7 +66,6 @@ def seeing(small_nano: PanoSAM2, monkeypatch: pytest.MonkeyPatch) -> PanoSAM2:
     encode, propagate = PanoSAM2.encode_image, step_module.propagate
     monkeypatch.setattr(PanoSAM2, "encode_image", features_of)
     monkeypatch.setattr(step_module, "propagate", white_is_it)
-    monkeypatch.setattr(step_module, "ALIKE", -1.0)
     return small_nano
 
 
@@ -295,7 +294,7 @@ def test_a_correction_in_the_view_and_one_beside_it(seeing: PanoSAM2) -> None:
     assert tracker.step(picture(here), [outside]).objects[1].view is None
 
 
-FRAMES = np.random.default_rng(5).integers(0, 255, (30, 16, 32, 3), dtype=np.uint8)
+FRAMES = np.random.default_rng(5).integers(128, 170, (30, 16, 32, 3), dtype=np.uint8)
 NOISE = [np.kron(frame, np.ones((8, 8, 1), np.uint8)) for frame in FRAMES]
 SPOT = np.zeros((128, 256), bool)
 SPOT[60:68, 100:110] = True
@@ -310,8 +309,8 @@ def logits_of(tracker: PanoTracker, frames: list[npt.NDArray[np.uint8]]) -> list
 
 @pytest.fixture
 def free() -> TrackerConfig:
-    """Random weights see everything everywhere; what they see is not held to its place."""
-    return TrackerConfig(motion_gate_deg=0.0, least_score=0.0, half_maps=False)
+    """Random weights see everything everywhere; what they see is believed, wherever it is."""
+    return TrackerConfig(motion_gate_deg=0.0, least_score=0.0, least_likeness=0.0, half_maps=False)
 
 
 def pursued(tracker: PanoTracker) -> bool:

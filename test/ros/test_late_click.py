@@ -85,7 +85,7 @@ def network() -> PanoSAM2:
 
 def frame(t: int, value: int | None = None) -> Image:
     generator = np.random.default_rng(t if value is None else value)
-    pixels = generator.integers(0, 255, (64, 128, 3), dtype=np.uint8)
+    pixels = generator.integers(128, 170, (64, 128, 3), dtype=np.uint8)
     return to_image(Header(stamp=to_stamp(10**9 + t * PERIOD_NS)), pixels, "rgb8")
 
 
