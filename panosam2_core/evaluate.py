@@ -56,6 +56,7 @@ PARTS = (
     "long-memory",
     "seen-only",
     "motion-gate",
+    "colours",
     "prompt-view",
     "local-views",
     "wrap",
@@ -206,6 +207,7 @@ def _ours(args: argparse.Namespace) -> tuple[Callable[[], Predictor], tuple[int,
         view="sphere" if "local-views" in off else args.view,
         prompt_view="sphere" if "prompt-view" in off else args.prompt_view,
         motion_gate_deg=0.0 if "motion-gate" in off else args.motion_gate,
+        least_likeness=0.0 if "colours" in off else TrackerConfig.least_likeness,
         remember_hidden="seen-only" in off,
     )
     return lambda: TrackerPredictor(PanoTracker(model, config), args.prompt), model.input_size

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from panosam2_core.anchors import agreement
 from panosam2_core.belief import is_believed
-from panosam2_core.charts import Chart, LocalView, WholeFrame, search_regions
+from panosam2_core.charts import Chart, LocalView, WholeFrame
 from panosam2_core.config import TrackerConfig
 from panosam2_core.geometry.bfov import BFoV, snap
 from panosam2_core.geometry.region import measure
@@ -31,7 +31,8 @@ from panosam2_core.motion import OUTSIDE, PROMPT_MARGIN, prompt_region, spread
 from panosam2_core.prompt_input import mask_input, point_input
 from panosam2_core.prompt_view import look
 from panosam2_core.prompts import Prompt
-from panosam2_core.pursuit import LADDER, Pursuit, begin
+from panosam2_core.pursuit import Pursuit, begin
+from panosam2_core.search import shares, where
 from panosam2_core.step import (
     correct,
     doubt,
@@ -293,23 +294,20 @@ class FrameStep:
         Returns:
             One prediction per object, in any order.
         """
-        lost = [track.object_id for track in tracks if self.searches(track)]
-        around = self._around(lost, sum(track.pursued for track in tracks))
-        predictions = self._look([self._sight(t, t.object_id in around) for t in tracks])
-        steady = [p for p in predictions if p.sight.track.object_id not in lost]
-        found = [p for p in predictions if p.sight.track.object_id in lost]
-        return steady + self._confirmed(found)
-
-    def _around(self, lost: Sequence[int], pursued: int) -> set[int]:
-        """Lost objects that look into a direction of their own; all others share the panorama.
-
-        Every second frame, as many as there are local views to spare, in turn.
-        """
-        if not lost or self.now % 2 == 0:
-            return set()
-        spare = min(len(lost), max(1, self.config.max_local_views - pursued))
-        first = self.now // 2 * spare
-        return {lost[(first + i) % len(lost)] for i in range(spare)}
+        lost = [track for track in tracks if self.searches(track)]
+        steady = [track for track in tracks if not self.searches(track)]
+        counts = shares(self.now, len(lost), self.config.search_looks)
+        sights = [self._sight(track) for track in steady]
+        for track, count in zip(lost, counts, strict=True):
+            sights += self._search(track, count)
+        predictions = self._look(sights)
+        found = [p for p in predictions if self.searches(p.sight.track)]
+        waiting = [t for t, count in zip(lost, counts, strict=True) if not count]
+        return [
+            *(p for p in predictions if not self.searches(p.sight.track)),
+            *self._confirmed(found),
+            *(self._not_looked_for(track) for track in waiting),
+        ]
 
     def searches(self, track: Track) -> bool:
         """Tell whether an object is searched for everywhere.
@@ -413,19 +411,23 @@ class FrameStep:
         return dataclasses.replace(found, portrait=portrait(pixels))
 
     def _confirmed(self, found: Sequence[Prediction]) -> list[Prediction]:
-        """What a search has found, if a closer look finds it too; the others as hidden."""
-        closer: dict[int, Sight] = {}
-        kept: list[Prediction] = []
+        """Of each lost object the best find if a closer look finds it too, or it as hidden."""
+        best: dict[int, Prediction] = {}
         for prediction in found:
-            sight = self._closer(prediction)
-            if sight is None:
-                kept.append(prediction if self._returned(prediction) else _hidden(prediction))
-            else:
-                closer[sight.track.object_id] = sight
-        for prediction in self._look(list(closer.values())):
-            known = prediction.visible and self._known(prediction)
-            kept.append(prediction if known else _hidden(prediction))
-        return kept
+            object_id = prediction.sight.track.object_id
+            held = best.get(object_id)
+            if held is None or self._alike(prediction) > self._alike(held):
+                best[object_id] = prediction
+        closer = {i: self._closer(prediction) for i, prediction in best.items()}
+        looks = self._look([sight for sight in closer.values() if sight])
+        again = {look.sight.track.object_id: look for look in looks}
+        confirmed = []
+        for object_id, prediction in best.items():
+            # What is back too large for a local view was seen as closely as can be.
+            last = again[object_id] if closer[object_id] else prediction
+            back = last is not prediction or not prediction.sight.local
+            confirmed.append(last if back and self._alike(last) >= ALIKE else _hidden(prediction))
+        return confirmed
 
     def _closer(self, prediction: Prediction) -> Sight | None:
         """A local view about what a search has found; ``None`` if there is none to be made."""
@@ -436,30 +438,49 @@ class FrameStep:
         pursuit = begin(region) if region else None
         return self._in_view(prediction.sight.track, pursuit) if pursuit else None
 
-    def _returned(self, prediction: Prediction) -> bool:
-        """Whether a lost object is back on the panorama, too large for a local view."""
-        return not prediction.sight.local and prediction.visible and self._known(prediction)
-
-    def _known(self, prediction: Prediction) -> bool:
-        """Whether what a search has found looks like the object."""
+    @staticmethod
+    def _alike(prediction: Prediction) -> float:
+        """How much what a search has found looks like the object, 0..1; -1: nothing is found."""
         here, known = prediction.portrait, prediction.sight.track.portraits
-        return here is None or known is None or likeness(here, known) >= ALIKE
+        if not prediction.visible:
+            return -1.0
+        return 1.0 if here is None or known is None else likeness(here, known)
 
-    def _sight(self, track: Track, around: bool = False) -> Sight:
-        """Where to look for a known object; ``around``: if it is lost, into the next direction."""
+    def _sight(self, track: Track) -> Sight:
+        """Where to look for a known object."""
         close = track.close
-        if close is None or not self.config.zooms:
+        if close is None or close.pursuit is None or not self.config.zooms:
             return self._on_panorama(track)
-        if close.pursuit:
-            return self._in_view(track, close.pursuit)
-        if close.lost and around:
-            regions = search_regions(close.region, LADDER[-1])
-            # Most objects come back where they went: every second look is there.
-            turn, back = divmod(close.searched, 2)
-            there = regions[1 + turn % (len(regions) - 1) if back else 0]
-            view = self.local_view(there)
-            return self._with_close(track, close, view)
-        return self._on_panorama(track)
+        return self._in_view(track, close.pursuit)
+
+    def _search(self, track: Track, count: int) -> list[Sight]:
+        """Where to look for a lost object."""
+        if track.close is None:
+            raise RuntimeError("expected an object with local views")
+        close, sights = track.close, []
+        for number in range(close.searched, close.searched + count):
+            region = where(number, close.region, self.frame, track.portraits, track.usual_size)
+            sights.append(
+                self._with_close(track, close, self.local_view(region))
+                if region
+                else self._on_panorama(track)
+            )
+        return [dataclasses.replace(s, searched=close.searched + count) for s in sights]
+
+    def _not_looked_for(self, track: Track) -> Prediction:
+        """A lost object on a frame that has no look for it."""
+        sight = self._on_panorama(track)
+        searched = track.close.searched if track.close else 0
+        logits = torch.full((1, *self.grid_hw), OUTSIDE, device=self.frame.device)
+        return Prediction(
+            sight=dataclasses.replace(sight, searched=searched),
+            chart=self.whole,
+            label=track.label,
+            logits=logits,
+            score=logits.new_zeros(()),
+            object_logit=logits.new_tensor(OUTSIDE),
+            observation=None,
+        )
 
     def _in_view(self, track: Track, pursuit: Pursuit) -> Sight:
         if track.close is None:

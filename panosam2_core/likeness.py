@@ -18,6 +18,20 @@ PORTRAIT_EVERY = 10  # frames
 PORTRAITS = 4  # kept: the first one, and the newest
 
 
+def colours(pixels: Tensor) -> Tensor:
+    """Tell the colours of pixels apart.
+
+    Args:
+        pixels: (3, N) RGB in 0..1.
+
+    Returns:
+        (N,) long in [0, 216).
+    """
+    red, green, blue = (pixels.clamp(0, 0.999) * LEVELS).long()
+    told_apart: Tensor = (red * LEVELS + green) * LEVELS + blue
+    return told_apart
+
+
 def portrait(pixels: Tensor) -> Tensor | None:
     """Describe an object by its colours.
 
@@ -27,10 +41,9 @@ def portrait(pixels: Tensor) -> Tensor | None:
     Returns:
         (216,) square roots of the shares of its colours; ``None`` without a pixel.
     """
-    red, green, blue = (pixels.clamp(0, 0.999) * LEVELS).long()
-    if not len(red):
+    if not pixels.shape[1]:
         return None
-    counts = torch.bincount((red * LEVELS + green) * LEVELS + blue, minlength=COLOURS)
+    counts = torch.bincount(colours(pixels), minlength=COLOURS)
     return (counts / counts.sum()).sqrt()
 
 

@@ -21,9 +21,9 @@ import numpy.typing as npt
 
 from panosam2_core.geometry.bfov import BFoV
 
-LADDER = (math.radians(60.0), math.radians(120.0))  # widths of local views
-ENTER = 0.25  # of a rung's width that an object may fill when the rung is chosen
-KEEP = (1 / 8, 2 / 5)  # share of its width between which a rung is kept
+LADDER = (math.radians(60.0), math.radians(120.0), math.radians(180.0))  # of local views
+ENTER = 1 / 3  # of a rung's width that an object may fill when the rung is chosen
+KEEP = (1 / 8, 1 / 2)  # share of its width between which a rung is kept
 FASTEST = math.radians(30.0)  # per frame; more is a mistake, not a motion
 STEADY = 0.7  # weight of the newest step in the velocity
 SLOWING = 0.8  # of the velocity per frame out of sight
@@ -70,7 +70,7 @@ class Pursuit:
         # Each frame out of sight turns by less than the one before it.
         turns = (1.0 - SLOWING ** (self.unseen + 1)) / (1.0 - SLOWING)
         x, y, z = _turned(np.array(self.ray), turns * np.array(self.velocity))
-        width = LADDER[self.rung] * (1.0 if self.unseen <= PATIENCE else 2.0)
+        width = min(LADDER[self.rung] * (1.0 if self.unseen <= PATIENCE else 2.0), math.tau)
         lat = math.asin(max(-1.0, min(1.0, -y)))
         return BFoV(math.atan2(x, z), lat, width, width / 2)
 

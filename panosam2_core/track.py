@@ -163,6 +163,20 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
     )
     gate, text = TrackerConfig.motion_gate_deg, "per frame; 0: off"
     network.add_argument("--motion-gate", type=float, default=gate, metavar="DEG", help=text)
+    network.add_argument(
+        "--search-looks",
+        type=int,
+        default=TrackerConfig.search_looks,
+        metavar="N",
+        help="encodings per frame for all lost objects; more find them sooner (--view auto)",
+    )
+    network.add_argument(
+        "--least-likeness",
+        type=float,
+        default=TrackerConfig.least_likeness,
+        metavar="SHARE",
+        help="of an object's colours, under which what is seen is something else; 0: never",
+    )
 
 
 def _run(args: argparse.Namespace, console: Console, signals: list[int]) -> None:
@@ -176,6 +190,8 @@ def _run(args: argparse.Namespace, console: Console, signals: list[int]) -> None
         view=args.view,
         prompt_view=args.prompt_view,
         motion_gate_deg=args.motion_gate,
+        search_looks=args.search_looks,
+        least_likeness=args.least_likeness,
     )
     model = load_model(
         args.variant,
@@ -254,6 +270,8 @@ def _settings(args: argparse.Namespace, prompts: list[Prompt]) -> dict[str, Any]
         "view": args.view,
         "prompt_view": args.prompt_view,
         "motion_gate_deg": args.motion_gate,
+        "search_looks": args.search_looks,
+        "least_likeness": args.least_likeness,
     }
 
 

@@ -54,7 +54,7 @@ class Close:
         placed: index in the stream of the frame that it is of.
         pursuit: where to look next; ``None`` while the panorama is looked at.
         lost: it is not, because the object has been out of sight for long.
-        searched: frames of that search so far.
+        searched: looks of that search so far.
         album: the panorama is not encoded while a local view is; these are for its memory when
             it is needed again. Oldest first.
     """
@@ -152,6 +152,7 @@ class Sight:
         memory: to look with.
         clock: its time.
         drawn: long-term entries.
+        searched: ``Close.searched`` after the frame.
     """
 
     track: Track
@@ -160,6 +161,7 @@ class Sight:
     memory: ObjectMemory
     clock: int
     drawn: Sequence[LongTermEntry] = ()
+    searched: int = 0
 
 
 @dataclass(frozen=True)

@@ -59,12 +59,12 @@ def outlook(
     close = prediction.sight.track.close
     if not step.config.zooms:
         return _told(step, prediction, None, close.album if close else ())
+    visible = found.state is ObjectState.VISIBLE
+    if close and close.lost and not visible and prompt is None:
+        return Outlook(dataclasses.replace(close, searched=prediction.sight.searched))
     if prediction.sight.local and close:
         prompted = prompt is not None
         return _in_view(step, prediction, found, close, prompted=prompted, room=room)
-    visible = found.state is ObjectState.VISIBLE
-    if close and close.lost and not visible and prompt is None:
-        return Outlook(close)
     # The user's own mask is finer than what the panorama's masks can show of it, if anything.
     said = prompt.mask if prompt else None
     if room and (visible or said is not None):
@@ -128,8 +128,6 @@ def _in_view(
     room: bool,
 ) -> Outlook:
     visible = found.state is ObjectState.VISIBLE
-    if close.lost and not visible:
-        return Outlook(dataclasses.replace(close, searched=close.searched + 1))
     if prediction.observation is not None:
         close = dataclasses.replace(close, clock=close.clock + 1)
         if isinstance(prediction.chart, LocalView) and prediction.observation.region is not None:

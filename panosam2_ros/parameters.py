@@ -131,6 +131,22 @@ SETTINGS = (
         live=True,
     ),
     Setting(
+        "search_looks",
+        _TRACKER.search_looks,
+        "Encodings per image for all objects together that are lost and searched for (view: auto); "
+        "more find them sooner and slow images down meanwhile.",
+        (1, 64),
+        live=True,
+    ),
+    Setting(
+        "least_likeness",
+        _TRACKER.least_likeness,
+        "Likeness to the colours that an object is known to have, under which what is seen is "
+        "taken for something else and the object for hidden; 0: colours are not compared.",
+        (0.0, 1.0),
+        live=True,
+    ),
+    Setting(
         "visibility.occluded_below",
         _TRACKER.occluded_below,
         "Visibility under which an object counts as hidden.",
@@ -444,6 +460,8 @@ def tracker_config(current: Mapping[str, Any]) -> TrackerConfig:
         long_frames=current["memory.long_frames"],
         view=current["view"],
         max_local_views=current["max_local_views"],
+        search_looks=current["search_looks"],
+        least_likeness=current["least_likeness"],
         prompt_view=current["prompt.view"],
     )
 

@@ -1,0 +1,84 @@
+"""Where lost objects are looked for: likely places, the last one, every direction, the panorama.
+
+A frame has so many looks for all lost objects together, which share them in turn; an object goes
+through its kinds of looks one after the other. Half of them are at places that have its colours,
+where it fills as much of the view as it did when it was last seen.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+
+from torch import Tensor
+
+from panosam2_core.charts import search_regions
+from panosam2_core.geometry.bfov import BFoV
+from panosam2_core.likely import likely_places
+
+WIDE = math.radians(120.0)  # least width of a view of a place that is not known well
+PLACES = 4  # likely ones that are looked at
+
+
+class Look(enum.Enum):
+    """One encoding's worth of a search."""
+
+    LIKELY = enum.auto()
+    LAST_PLACE = enum.auto()
+    DIRECTION = enum.auto()
+    PANORAMA = enum.auto()
+
+
+CYCLE = (
+    Look.LIKELY,
+    Look.LAST_PLACE,
+    Look.LIKELY,
+    Look.DIRECTION,
+    Look.LIKELY,
+    Look.PANORAMA,
+)
+
+
+def shares(now: int, lost: int, looks: int) -> list[int]:
+    """Share the looks of a frame among lost objects, in turn.
+
+    Args:
+        now: index of the frame in the stream.
+        lost: number of lost objects.
+        looks: on the frame.
+
+    Returns:
+        How many each of them has; together ``looks``.
+    """
+    return [len(range((i - now * looks) % lost, looks, lost)) for i in range(lost)]
+
+
+def where(
+    number: int, last: BFoV, frame: Tensor, portraits: Tensor | None, size: float
+) -> BFoV | None:
+    """Say where the next look of a search goes.
+
+    Args:
+        number: of looks at the object so far.
+        last: the view in which it was seen last.
+        frame: (1, 3, H, W) uint8 RGB, a closed panorama.
+        portraits: (P, 216) of the object; ``None``: its colours are not known.
+        size: of the object in steradians.
+
+    Returns:
+        The region; ``None``: the panorama.
+    """
+    turn, place = divmod(number, len(CYCLE))
+    kind = CYCLE[place]
+    if kind is Look.PANORAMA:
+        return None
+    width = min(math.pi, max(WIDE, last.fov_h))
+    if kind is Look.LIKELY and portraits is not None:
+        nth = (CYCLE[:place].count(kind) + turn * CYCLE.count(kind)) % PLACES
+        lon, lat = likely_places(frame[0], portraits, size, last.lon, nth + 1)[nth]
+        width = min(math.pi, last.fov_h)
+        return BFoV(lon, lat, width, width / 2)
+    if kind is Look.LAST_PLACE:
+        return BFoV(last.lon, last.lat, width, width / 2)
+    directions = search_regions(last, width)
+    return directions[turn % len(directions)]
