@@ -40,7 +40,10 @@ GATES: dict[str, dict[str, Any]] = {
         "long_frames": 0,
     },
 }
-OPTIONS: dict[str, dict[str, Any]] = {"anchors": {"anchors": 3}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "anchors": {"anchors": 3},
+    "three looks of a search per frame": {"search_looks": 3},
+}
 VIEW_ROWS: dict[str, dict[str, Any]] = {view: {"view": view} for view in VIEWS}
 GATE_ROWS = {f"auto, without {gate}": {"view": "auto", **off} for gate, off in GATES.items()}
 GATE_ROWS |= {f"auto, with {option}": {"view": "auto", **on} for option, on in OPTIONS.items()}

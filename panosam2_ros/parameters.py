@@ -133,7 +133,7 @@ SETTINGS = (
     Setting(
         "search_looks",
         _TRACKER.search_looks,
-        "Encodings per image for all objects together that are lost and searched for (view: auto); "
+        "Encodings per image for all lost objects together, which are searched for (view: auto); "
         "more find them sooner and slow images down meanwhile.",
         (1, 64),
         live=True,
