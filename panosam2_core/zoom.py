@@ -2,8 +2,8 @@
 
     panorama --seen, small enough--> local view --out of sight--> wider --still--> lost
         ^                                |                                          |
-        +---------grown too large--------+      search: the panorama and views of   |
-        +----too large for a view-- found and confirmed <--all directions in turn---+
+        +---------grown too large--------+      search: likely places, the last     |
+        +----too large for a view-- found and confirmed <-- one, all directions ----+
 
 While an object is followed in a local view, the panorama need not be encoded; a few pictures are
 kept, from which its memory learns what has happened when it is needed again.
