@@ -35,7 +35,7 @@ def is_believed(
         sight: how the object was looked for.
         logits: (1, 4h, 4w) of the mask.
         score: () predicted IoU.
-        portrait: (216,) of what is in the mask; ``None``: nothing, or nobody compares.
+        portrait: (9, 216) of what is in the mask; ``None``: nothing, or nobody compares.
         searched: the object is lost. A search asks for more than any single mask can show, and
             compares colours when it is done.
 
@@ -66,4 +66,5 @@ def _has_grown_little(config: TrackerConfig, now: int, sight: Sight, logits: Ten
 def _looks_familiar(config: TrackerConfig, track: Track, portrait: Tensor | None) -> bool:
     if portrait is None or track.portraits is None:
         return True
+    # In any light: a cloud or a bridge is no reason to doubt.
     return likeness(portrait, track.portraits) >= config.least_likeness

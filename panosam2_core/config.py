@@ -122,9 +122,10 @@ class TrackerConfig:
             everywhere (:mod:`panosam2_core.zoom`).
         max_local_views: objects that are followed in crops at a time; each costs an encoding per
             frame. Further ones are followed on the panorama.
-        search_looks: encodings per frame for all objects that are lost and searched for
-            (``view: auto``, :mod:`panosam2_core.search`). More find them sooner, and a frame takes
-            longer meanwhile.
+        search_looks: encodings per frame for all objects together that are lost and searched for
+            (``view: auto``, :mod:`panosam2_core.search`), besides a closer look at what they find.
+            More find them sooner, and a frame takes longer meanwhile. An object that has no look
+            on a frame is reported as hidden, with a visibility of 0.
         prompt_view: where clicks and boxes that say what an object is are resolved on closed
             panoramas: ``sphere``, the whole panorama, or ``auto``, a view about them where the
             object is small (:mod:`panosam2_core.prompt_view`).
@@ -203,7 +204,7 @@ class TrackerConfig:
             "lost_after_frames": (0, 10**9),
             "max_objects": (1, 1024),
             "max_local_views": (1, 1024),
-            "search_looks": (1, 64),
+            "search_looks": (1, 16),
             "max_prompted": (1, 64),
             "anchors": (0, 16),
             "long_frames": (0, 8),

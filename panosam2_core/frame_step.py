@@ -22,6 +22,7 @@ from panosam2_core.config import TrackerConfig
 from panosam2_core.geometry.bfov import BFoV, snap
 from panosam2_core.geometry.region import measure
 from panosam2_core.ignored import IgnoredRegion
+from panosam2_core.likely import likely_places
 from panosam2_core.likeness import ALIKE, likeness, portrait
 from panosam2_core.memory.bank import LongTermEntry, ObjectMemory, Observation
 from panosam2_core.memory.sampling import best_spaced, draw_by_visibility
@@ -32,7 +33,7 @@ from panosam2_core.prompt_input import mask_input, point_input
 from panosam2_core.prompt_view import look
 from panosam2_core.prompts import Prompt
 from panosam2_core.pursuit import Pursuit, begin
-from panosam2_core.search import shares, where
+from panosam2_core.search import PLACES, shares, where
 from panosam2_core.step import (
     correct,
     doubt,
@@ -387,7 +388,7 @@ class FrameStep:
         return images.expand(len(sights), -1, -1, -1), features.select(one)
 
     def _portrait(self, images: Tensor, logits: Tensor, object_logit: Tensor) -> Tensor | None:
-        """(216,) how an object looks; ``None`` where it is not seen, or nobody compares.
+        """(9, 216) how an object looks; ``None`` where it is not seen, or nobody compares.
 
         (3, H, W) as the network sees it, (4h, 4w) and ().
         """
@@ -407,6 +408,8 @@ class FrameStep:
             mask = found.chart.on_frame(found.logits[None], self.size_hw)[0, 0] > 0
         else:
             mask = torch.from_numpy(prompt.mask != 0).to(self.frame.device)
+        if self.ignored is not None:
+            mask = mask & ~self.ignored.at(self.size_hw)
         pixels = self.frame[0][:, mask] / 255
         return dataclasses.replace(found, portrait=portrait(pixels))
 
@@ -436,7 +439,10 @@ class FrameStep:
         mask = prediction.chart.on_frame(prediction.logits[None], self.size_hw)[0, 0] > 0
         region = measure(mask.cpu().numpy(), pano=True)
         pursuit = begin(region) if region else None
-        return self._in_view(prediction.sight.track, pursuit) if pursuit else None
+        if pursuit is None:
+            return None
+        view = self._in_view(prediction.sight.track, pursuit)
+        return dataclasses.replace(view, searched=prediction.sight.searched)
 
     @staticmethod
     def _alike(prediction: Prediction) -> float:
@@ -444,7 +450,7 @@ class FrameStep:
         here, known = prediction.portrait, prediction.sight.track.portraits
         if not prediction.visible:
             return -1.0
-        return 1.0 if here is None or known is None else likeness(here, known)
+        return 1.0 if here is None or known is None else likeness(here[:1], known)
 
     def _sight(self, track: Track) -> Sight:
         """Where to look for a known object."""
@@ -457,15 +463,21 @@ class FrameStep:
         """Where to look for a lost object."""
         if track.close is None:
             raise RuntimeError("expected an object with local views")
-        close, sights = track.close, []
-        for number in range(close.searched, close.searched + count):
-            region = where(number, close.region, self.frame, track.portraits, track.usual_size)
-            sights.append(
-                self._with_close(track, close, self.local_view(region))
-                if region
-                else self._on_panorama(track)
-            )
-        return [dataclasses.replace(s, searched=close.searched + count) for s in sights]
+        close, numbers = track.close, range(track.close.searched, track.close.searched + count)
+        places = self._likely_places(track, close) if count else []
+        sights = [
+            self._with_close(track, close, self.local_view(region))
+            if region
+            else self._on_panorama(track)
+            for region in dict.fromkeys(where(number, close.region, places) for number in numbers)
+        ]
+        return [dataclasses.replace(sight, searched=numbers.stop) for sight in sights]
+
+    def _likely_places(self, track: Track, close: Close) -> list[tuple[float, float]]:
+        if track.portraits is None or not self.config.portrays:
+            return []
+        first, size = close.region.lon, track.usual_size
+        return likely_places(self.frame[0], track.portraits, size, first, PLACES)
 
     def _not_looked_for(self, track: Track) -> Prediction:
         """A lost object on a frame that has no look for it."""
@@ -473,7 +485,7 @@ class FrameStep:
         searched = track.close.searched if track.close else 0
         logits = torch.full((1, *self.grid_hw), OUTSIDE, device=self.frame.device)
         return Prediction(
-            sight=dataclasses.replace(sight, searched=searched),
+            sight=dataclasses.replace(sight, drawn=(), searched=searched),
             chart=self.whole,
             label=track.label,
             logits=logits,

@@ -35,18 +35,22 @@ def likely_places(
         count: how many are wanted.
 
     Returns:
-        (longitude, latitude) of each in radians, likeliest first.
+        (longitude, latitude) of each in radians, likeliest first; fewer where nothing else has any
+        of its colours.
     """
-    turned = math.floor((first / math.tau + 0.5) * frame.shape[-1])
+    # Views snap to eighths of a pixel; what is on a pixel must not fall to the one before it.
+    turned = math.floor(round((first / math.tau + 0.5) * frame.shape[-1] * 8) / 8)
     likeness = _likeness(_cells(frame, turned), known, math.sqrt(size))
     rays = erp.rays(GRID_HW, device=frame.device)
     found = []
     for _ in range(count):
         row, column = divmod(int(likeness.argmax()), GRID_HW[1])
+        if float(likeness[row, column]) <= 0:
+            break
         lon = ((column + 0.5) / GRID_HW[1] + turned / frame.shape[-1] - 0.5) * math.tau
         lat = (0.5 - (row + 0.5) / GRID_HW[0]) * math.pi
         found.append((math.remainder(lon, math.tau), lat))
-        likeness[rays @ rays[row, column] > math.cos(APART)] = -1.0
+        likeness[(rays * rays[row, column]).sum(dim=-1) > math.cos(APART)] = -1.0
     return found
 
 

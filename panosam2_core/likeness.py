@@ -16,6 +16,7 @@ ALIKE = 0.8  # likeness of what a search has found
 FAMILIAR = 0.7  # likeness of what may become a portrait
 PORTRAIT_EVERY = 10  # frames
 PORTRAITS = 4  # kept: the first one, and the newest
+LIGHTS = tuple(1.12**i for i in (0, -1, 1, -2, 2, -3, 3, -4, 4))  # factors of brightness, 1 first
 
 
 def colours(pixels: Tensor) -> Tensor:
@@ -39,25 +40,27 @@ def portrait(pixels: Tensor) -> Tensor | None:
         pixels: (3, N) RGB in 0..1, all of the object.
 
     Returns:
-        (216,) square roots of the shares of its colours; ``None`` without a pixel.
+        (9, 216) square roots of the shares of its colours, as it is and in darker and brighter
+        :data:`LIGHTS`; ``None`` without a pixel.
     """
     if not pixels.shape[1]:
         return None
-    counts = torch.bincount(colours(pixels), minlength=COLOURS)
-    return (counts / counts.sum()).sqrt()
+    counts = [torch.bincount(colours(light * pixels), minlength=COLOURS) for light in LIGHTS]
+    return (torch.stack(counts) / pixels.shape[1]).sqrt()
 
 
 def likeness(here: Tensor, known: Tensor) -> float:
     """Compare a portrait with those of an object.
 
     Args:
-        here: (216,) from :func:`portrait`.
-        known: (P, 216) likewise, P at least 1.
+        here: (L, 216) from :func:`portrait`, or some of its lights.
+        known: (P, 216) likewise in one light each, P at least 1.
 
     Returns:
         0..1, the largest Bhattacharyya coefficient.
     """
-    return float((known @ here).max())
+    # No matrix product: under autocast that would be rounded.
+    return float((known[:, None] * here).sum(dim=-1).max())
 
 
 def with_newest(known: Tensor | None, new: Tensor) -> Tensor:
@@ -65,12 +68,12 @@ def with_newest(known: Tensor | None, new: Tensor) -> Tensor:
 
     Args:
         known: (4, 216) from here, the first one ever and then the newest, oldest first.
-        new: (216,) to be added.
+        new: (9, 216) from :func:`portrait`, to be added as it is.
 
     Returns:
         (4, 216) likewise; of the full size from the first portrait on, so that the state of a
         tracker does not grow.
     """
     if known is None:
-        return new.repeat(PORTRAITS, 1)
-    return torch.cat((known[:1], known[2:], new[None]))
+        return new[:1].repeat(PORTRAITS, 1)
+    return torch.cat((known[:1], known[2:], new[:1]))

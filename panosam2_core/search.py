@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import enum
 import math
-
-from torch import Tensor
+from collections.abc import Sequence, Set
 
 from panosam2_core.charts import search_regions
 from panosam2_core.geometry.bfov import BFoV
-from panosam2_core.likely import likely_places
 
 WIDE = math.radians(120.0)  # least width of a view of a place that is not known well
 PLACES = 4  # likely ones that are looked at
@@ -53,32 +51,33 @@ def shares(now: int, lost: int, looks: int) -> list[int]:
     return [len(range((i - now * looks) % lost, looks, lost)) for i in range(lost)]
 
 
-def where(
-    number: int, last: BFoV, frame: Tensor, portraits: Tensor | None, size: float
-) -> BFoV | None:
-    """Say where the next look of a search goes.
+def where(number: int, last: BFoV, places: Sequence[tuple[float, float]]) -> BFoV | None:
+    """Say where a look of a search goes.
 
     Args:
-        number: of looks at the object so far.
+        number: of looks at the object before it.
         last: the view in which it was seen last.
-        frame: (1, 3, H, W) uint8 RGB, a closed panorama.
-        portraits: (P, 216) of the object; ``None``: its colours are not known.
-        size: of the object in steradians.
+        places: (longitude, latitude) in radians, likely ones; may be empty.
 
     Returns:
         The region; ``None``: the panorama.
     """
-    turn, place = divmod(number, len(CYCLE))
-    kind = CYCLE[place]
+    kind = CYCLE[number % len(CYCLE)]
+    width = min(math.pi, max(WIDE, last.fov_h))
     if kind is Look.PANORAMA:
         return None
-    width = min(math.pi, max(WIDE, last.fov_h))
-    if kind is Look.LIKELY and portraits is not None:
-        nth = (CYCLE[:place].count(kind) + turn * CYCLE.count(kind)) % PLACES
-        lon, lat = likely_places(frame[0], portraits, size, last.lon, nth + 1)[nth]
-        width = min(math.pi, last.fov_h)
-        return BFoV(lon, lat, width, width / 2)
     if kind is Look.LAST_PLACE:
         return BFoV(last.lon, last.lat, width, width / 2)
+    if kind is Look.LIKELY and places:
+        lon, lat = places[_before(number, {kind}) % len(places)]
+        width = min(math.pi, last.fov_h)
+        return BFoV(lon, lat, width, width / 2)
     directions = search_regions(last, width)
+    turn = _before(number, {Look.DIRECTION} if places else {Look.DIRECTION, Look.LIKELY})
     return directions[turn % len(directions)]
+
+
+def _before(number: int, kinds: Set[Look]) -> int:
+    """How many of the looks before this one were of some kinds."""
+    turns, rest = divmod(number, len(CYCLE))
+    return turns * sum(k in kinds for k in CYCLE) + sum(k in kinds for k in CYCLE[:rest])

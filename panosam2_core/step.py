@@ -162,7 +162,12 @@ def doubt(model: PanoSAM2, decoded: Decoded, believed: Tensor) -> Decoded:
         The masks; an object that is not believed is absent in every respect.
     """
     kept = believed[:, None, None, None]
-    return _with_mask(model, decoded, decoded.logits.where(kept, OUTSIDE))
+    hidden = _with_mask(model, decoded, decoded.logits.where(kept, OUTSIDE))
+    # The others are what they were, whatever their company.
+    return hidden._replace(
+        object_logit=torch.where(believed[:, None], decoded.object_logit, hidden.object_logit),
+        pointer=torch.where(believed[:, None], decoded.pointer, hidden.pointer),
+    )
 
 
 def leave_out(model: PanoSAM2, decoded: Decoded, ignored: Tensor) -> Decoded:

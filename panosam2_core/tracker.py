@@ -314,7 +314,11 @@ class PanoTracker:
                 if i not in given:
                     predictions[i] = self._admitted(predictions[i], found)
             outlooks = self._outlooks(step, predictions, result, given)
-        self._commit(step, predictions, outlooks, result, given)
+            portraits = {
+                i: self._portraits(predictions[i], result.objects[i], prompted=i in given)
+                for i in predictions
+            }
+        self._commit(step, predictions, outlooks, portraits, result, given)
         clock.finish()
         return result
 
@@ -404,19 +408,26 @@ class PanoTracker:
             prediction, observation=dataclasses.replace(seen, memory=memory)
         )
 
-    def _new_portrait(self, prediction: Prediction, *, prompted: bool) -> Tensor | None:
-        """How an object looks, if it is to be kept: now and then, and only what it can be."""
-        here, track = prediction.portrait, prediction.sight.track
-        if here is None or track.portraits is None or prompted:
-            return here
-        due = (self._now - track.added) % PORTRAIT_EVERY == 0
-        return here if due and likeness(here, track.portraits) >= FAMILIAR else None
+    def _portraits(
+        self, prediction: Prediction, found: ObjectResult, *, prompted: bool
+    ) -> Tensor | None:
+        """Portraits of an object after a frame: a new one now and then, of what it can be."""
+        here, known = prediction.portrait, prediction.sight.track.portraits
+        if not self.config.portrays:
+            return None  # it would not be known any more when they are asked for again
+        if here is None or found.state is not ObjectState.VISIBLE:
+            return known
+        due = (self._now - prediction.sight.track.added) % PORTRAIT_EVERY == 0
+        if known is None or prompted or (due and likeness(here, known) >= FAMILIAR):
+            return with_newest(known, here)
+        return known
 
     def _commit(
         self,
         step: FrameStep,
         predictions: Mapping[int, Prediction],
         outlooks: Mapping[int, Outlook],
+        portraits: Mapping[int, Tensor | None],
         result: FrameResult,
         prompted: Collection[int],
     ) -> None:
@@ -439,10 +450,8 @@ class PanoTracker:
             if outlook.close and outlook.zoomed:
                 outlook.close.memory.observe(outlook.zoomed)
             track.close, track.small = outlook.close, outlook.small
+            track.portraits = portraits[object_id]
             if found.state is ObjectState.VISIBLE:
-                new = self._new_portrait(prediction, prompted=object_id in prompted)
-                if new is not None:
-                    track.portraits = with_newest(track.portraits, new)
                 _learn_usual(track, found, prompted=object_id in prompted)
                 width = step.size_hw[1]
                 track.columns = found.box[0] / width, found.box[2] / width

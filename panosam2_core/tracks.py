@@ -177,7 +177,7 @@ class Prediction:
         object_logit: () visibility.
         observation: for the sight's memory; ``None`` when there is nothing to remember.
         agreement: () of the decoder's candidates; ``None`` if nobody wants to know.
-        portrait: (216,) how the object looks; ``None``: unseen, or nobody wants to know.
+        portrait: (9, 216) how the object looks; ``None``: unseen, or nobody wants to know.
     """
 
     sight: Sight

@@ -135,7 +135,7 @@ SETTINGS = (
         _TRACKER.search_looks,
         "Encodings per image for all lost objects together, which are searched for (view: auto); "
         "more find them sooner and slow images down meanwhile.",
-        (1, 64),
+        (1, 16),
         live=True,
     ),
     Setting(
