@@ -253,6 +253,7 @@ def test_every_part_can_be_switched_off(part: str) -> None:
         "long-memory": config.long_frames > 0,
         "seen-only": not config.remember_hidden,
         "motion-gate": config.motion_gate_deg > 0,
+        "colours": config.least_likeness > 0,
         "prompt-view": config.prompt_view == "auto",
         "local-views": config.view != "sphere",
         "wrap": config.pano,
