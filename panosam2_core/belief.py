@@ -10,7 +10,7 @@ from torch import Tensor
 
 from panosam2_core.charts import solid_angles
 from panosam2_core.config import TrackerConfig
-from panosam2_core.likeness import likeness
+from panosam2_core.likeness import SETTLING, likeness
 from panosam2_core.tracks import Sight, Track
 
 GROWTH_UNSEEN = 1.03  # factor per frame out of sight by which an object may have grown
@@ -48,7 +48,8 @@ def is_believed(
         return False
     if sight.local and not _has_grown_little(config, now, sight, logits):
         return False
-    return searched or _looks_familiar(config, track, portrait)
+    settling = now - track.added <= SETTLING
+    return searched or settling or _looks_familiar(config, track, portrait)
 
 
 def _has_grown_little(config: TrackerConfig, now: int, sight: Sight, logits: Tensor) -> bool:

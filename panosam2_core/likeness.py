@@ -15,6 +15,7 @@ COLOURS = LEVELS**3
 ALIKE = 0.8  # likeness of what a search has found
 FAMILIAR = 0.7  # likeness of what may become a portrait
 PORTRAIT_EVERY = 10  # frames
+SETTLING = 10  # frames after the first: what a click shows may be a part that looks otherwise
 PORTRAITS = 4  # kept: the first one, and the newest
 LIGHTS = tuple(1.12**i for i in (0, -1, 1, -2, 2, -3, 3, -4, 4))  # factors of brightness, 1 first
 

@@ -28,7 +28,7 @@ from panosam2_core.frame_step import Clock, FrameStep
 from panosam2_core.geometry.bfov import BFoV
 from panosam2_core.geometry.region import RegionMeasure, measure
 from panosam2_core.ignored import IgnoredRegion
-from panosam2_core.likeness import FAMILIAR, PORTRAIT_EVERY, likeness, with_newest
+from panosam2_core.likeness import FAMILIAR, PORTRAIT_EVERY, SETTLING, likeness, with_newest
 from panosam2_core.memory.bank import FrameMemory, LongTermEntry, ObjectMemory
 from panosam2_core.model import MASK_STRIDE, PanoSAM2
 from panosam2_core.prompts import Prompt, check_prompt
@@ -417,10 +417,11 @@ class PanoTracker:
             return None  # it would not be known any more when they are asked for again
         if here is None or found.state is not ObjectState.VISIBLE:
             return known
-        due = (self._now - prediction.sight.track.added) % PORTRAIT_EVERY == 0
-        if known is None or prompted or (due and likeness(here, known) >= FAMILIAR):
+        age = self._now - prediction.sight.track.added
+        if known is None or prompted or age <= SETTLING:
             return with_newest(known, here)
-        return known
+        due = age % PORTRAIT_EVERY == 0 and likeness(here, known) >= FAMILIAR
+        return with_newest(known, here) if due else known
 
     def _commit(
         self,
