@@ -1,8 +1,8 @@
 """Finds the places of a panorama that have the colours of an object, without the network.
 
 A network recognises what it has lost when it is shown it in the middle of a view of the right
-width, and hardly ever elsewhere (docs/views.md), so a search had better know where to look. Paper
-silent; likeness of a window's colours as in :mod:`panosam2_core.likeness`, at every place.
+width, and hardly ever on a panorama (docs/views.md), so a search had better know where to look.
+Paper silent; likeness of a window's colours as in :mod:`panosam2_core.likeness`, at every place.
 """
 
 from __future__ import annotations

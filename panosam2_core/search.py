@@ -63,9 +63,9 @@ def where(number: int, last: BFoV, places: Sequence[tuple[float, float]]) -> BFo
         The region; ``None``: the panorama.
     """
     kind = CYCLE[number % len(CYCLE)]
-    width = min(math.pi, max(WIDE, last.fov_h))
     if kind is Look.PANORAMA:
         return None
+    width = min(math.pi, max(WIDE, last.fov_h))
     if kind is Look.LAST_PLACE:
         return BFoV(last.lon, last.lat, width, width / 2)
     if kind is Look.LIKELY and places:

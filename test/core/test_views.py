@@ -82,6 +82,15 @@ def count_encodings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
     return calls
 
 
+def lose(tracker: PanoTracker, here: npt.NDArray[np.bool_]) -> None:
+    """Prompt object 1, show it for three frames, and then nothing until it is searched for."""
+    for t in range(3):
+        tracker.step(picture(here), [Prompt(1, mask=here)] if t == 0 else [])
+    for _ in range(10):
+        tracker.step(picture())
+    assert tracker._tracks[1].lost
+
+
 def overlap(found: ObjectResult, truth: npt.NDArray[np.bool_]) -> float:
     return float((found.mask & truth).sum() / max(1, (found.mask | truth).sum()))
 
@@ -242,10 +251,7 @@ def test_a_search_finds_what_has_the_colours_at_once(
     for least in (0.5, 0.0):
         tracker = PanoTracker(seeing, TrackerConfig(least_likeness=least))
         here, there = disc(10, 0, 6), disc(lon, lat, 6)
-        for t in range(3):
-            tracker.step(picture(here), [Prompt(1, mask=here)] if t == 0 else [])
-        for _ in range(10):
-            tracker.step(picture())
+        lose(tracker, here)
         for t in range(60):
             found = tracker.step(picture(there)).objects[1]
             if found.state is ObjectState.VISIBLE:
@@ -323,10 +329,7 @@ def test_of_two_finds_the_likelier_one_is_looked_at_closely(seeing: PanoSAM2) ->
     """Both are seen on the same frame; one has some other colours."""
     tracker = PanoTracker(seeing, TrackerConfig(search_looks=6))
     here, back, decoy = disc(40, 0, 6), disc(-120, 20, 6), disc(150, 0, 6)
-    for t in range(3):
-        tracker.step(picture(here), [Prompt(1, mask=here)] if t == 0 else [])
-    for _ in range(10):
-        tracker.step(picture())
+    lose(tracker, here)
     image = picture(back, decoy)
     spots = np.argwhere(decoy)
     spots = spots[np.random.default_rng(0).permutation(len(spots))[: len(spots) // 4]]
@@ -339,10 +342,7 @@ def test_a_search_view_alone_confirms_nothing(seeing: PanoSAM2) -> None:
     """What is back and too large for a closer look is believed on the panorama only."""
     tracker = PanoTracker(seeing, TrackerConfig(most_growth=0.0))
     here, back = disc(40, 0, 6), disc(-120, 0, 45)
-    for t in range(3):
-        tracker.step(picture(here), [Prompt(1, mask=here)] if t == 0 else [])
-    for _ in range(10):
-        tracker.step(picture())
+    lose(tracker, here)
     for _ in range(12):
         found = tracker.step(picture(back)).objects[1]
         if found.state is ObjectState.VISIBLE:
@@ -391,10 +391,7 @@ def test_a_search_does_not_take_what_a_closer_look_does_not_show(
 ) -> None:
     tracker = PanoTracker(seeing)
     here = disc(40, 0, 6)
-    for t in range(3):
-        tracker.step(picture(here), [Prompt(1, mask=here)] if t == 0 else [])
-    for _ in range(10):
-        tracker.step(picture())
+    lose(tracker, here)
     before = tracker.snapshot()
     monkeypatch.setattr(step_module, "ALIKE", 1.1)  # nothing is alike enough
     for _ in range(4):
