@@ -123,9 +123,9 @@ class TrackerConfig:
         max_local_views: objects that are followed in crops at a time; each costs an encoding per
             frame. Further ones are followed on the panorama.
         search_looks: encodings per frame for all objects together that are lost and searched for
-            (``view: auto``, :mod:`panosam2_core.search`), besides a closer look at what they find.
-            More find them sooner, and a frame takes longer meanwhile. An object that has no look
-            on a frame is reported as hidden, with a visibility of 0.
+            (``view: auto``, :mod:`panosam2_core.search`). More find them sooner, and a frame takes
+            longer meanwhile. An object that has no look on a frame is reported as hidden, with a
+            visibility of 0.
         prompt_view: where clicks and boxes that say what an object is are resolved on closed
             panoramas: ``sphere``, the whole panorama, or ``auto``, a view about them where the
             object is small (:mod:`panosam2_core.prompt_view`).

@@ -33,7 +33,7 @@ from panosam2_core.prompt_input import mask_input, point_input
 from panosam2_core.prompt_view import look
 from panosam2_core.prompts import Prompt
 from panosam2_core.pursuit import Pursuit, begin
-from panosam2_core.search import PLACES, shares, where
+from panosam2_core.search import PLACES, Search, shares, where
 from panosam2_core.step import (
     correct,
     doubt,
@@ -296,18 +296,22 @@ class FrameStep:
             One prediction per object, in any order.
         """
         lost = [track for track in tracks if self.searches(track)]
-        steady = [track for track in tracks if not self.searches(track)]
         counts = shares(self.now, len(lost), self.config.search_looks)
-        sights = [self._sight(track) for track in steady]
-        for track, count in zip(lost, counts, strict=True):
-            sights += self._search(track, count)
-        predictions = self._look(sights)
-        found = [p for p in predictions if self.searches(p.sight.track)]
-        waiting = [t for t, count in zip(lost, counts, strict=True) if not count]
+        steady = [self._sight(track) for track in tracks if not self.searches(track)]
+        searching = [
+            sight
+            for track, count in zip(lost, counts, strict=True)
+            for sight in self._search(track, count)
+        ]
+        looks: dict[int, list[Prediction]] = defaultdict(list)
+        for prediction in self._look([*steady, *searching]):
+            looks[prediction.sight.track.object_id].append(prediction)
         return [
-            *(p for p in predictions if not self.searches(p.sight.track)),
-            *self._confirmed(found),
-            *(self._not_looked_for(track) for track in waiting),
+            *(looks[sight.track.object_id][0] for sight in steady),
+            *(
+                self._searched(track, count, looks[track.object_id])
+                for track, count in zip(lost, counts, strict=True)
+            ),
         ]
 
     def searches(self, track: Track) -> bool:
@@ -413,36 +417,30 @@ class FrameStep:
         pixels = self.frame[0][:, mask] / 255
         return dataclasses.replace(found, portrait=portrait(pixels))
 
-    def _confirmed(self, found: Sequence[Prediction]) -> list[Prediction]:
-        """Of each lost object the best find if a closer look finds it too, or it as hidden."""
-        best: dict[int, Prediction] = {}
-        for prediction in found:
-            object_id = prediction.sight.track.object_id
-            held = best.get(object_id)
-            if held is None or self._alike(prediction) > self._alike(held):
-                best[object_id] = prediction
-        closer = {i: self._closer(prediction) for i, prediction in best.items()}
-        looks = self._look([sight for sight in closer.values() if sight])
-        again = {look.sight.track.object_id: look for look in looks}
-        confirmed = []
-        for object_id, prediction in best.items():
-            # What is back too large for a local view was seen as closely as can be.
-            last = again[object_id] if closer[object_id] else prediction
-            back = last is not prediction or not prediction.sight.local
-            confirmed.append(last if back and self._alike(last) >= ALIKE else _hidden(prediction))
-        return confirmed
+    def _searched(self, track: Track, count: int, looks: Sequence[Prediction]) -> Prediction:
+        """A lost object after so many looks, of which two at one place are one prediction."""
+        if not looks:
+            return self._not_looked_for(track)
+        closer = [found for found in looks if found.sight.closer]
+        for found in closer:
+            if self._alike(found) >= ALIKE:
+                return found
+        others = [found for found in looks if not found.sight.closer]
+        best = max(others, key=self._alike, default=None)
+        lead = self._lead(best) if best else None
+        # What is back too large for a local view was seen as closely as can be.
+        if best and not lead and not best.sight.local and self._alike(best) >= ALIKE:
+            return best
+        search = Search(_search_of(track).looks + count - len(closer), lead)
+        return dataclasses.replace(_hidden(best or looks[0]), search=search)
 
-    def _closer(self, prediction: Prediction) -> Sight | None:
-        """A local view about what a search has found; ``None`` if there is none to be made."""
-        if not prediction.visible:
+    def _lead(self, found: Prediction) -> Pursuit | None:
+        """To what a search has found; ``None`` where there is nothing to look at closely."""
+        if not found.visible:
             return None
-        mask = prediction.chart.on_frame(prediction.logits[None], self.size_hw)[0, 0] > 0
+        mask = found.chart.on_frame(found.logits[None], self.size_hw)[0, 0] > 0
         region = measure(mask.cpu().numpy(), pano=True)
-        pursuit = begin(region) if region else None
-        if pursuit is None:
-            return None
-        view = self._in_view(prediction.sight.track, pursuit)
-        return dataclasses.replace(view, searched=prediction.sight.searched)
+        return begin(region) if region else None
 
     @staticmethod
     def _alike(prediction: Prediction) -> float:
@@ -460,18 +458,21 @@ class FrameStep:
         return self._in_view(track, close.pursuit)
 
     def _search(self, track: Track, count: int) -> list[Sight]:
-        """Where to look for a lost object."""
+        """Where to look for a lost object: at what was found, then where the cycle goes on."""
         if track.close is None:
             raise RuntimeError("expected an object with local views")
-        close, numbers = track.close, range(track.close.searched, track.close.searched + count)
-        places = self._likely_places(track, close) if count else []
-        sights = [
+        search, close, sights = _search_of(track), track.close, []
+        if search.lead and count:
+            sights.append(dataclasses.replace(self._in_view(track, search.lead), closer=True))
+        numbers = range(search.looks, search.looks + count - len(sights))
+        places = self._likely_places(track, close) if numbers else []
+        regions = dict.fromkeys(where(number, close.region, places) for number in numbers)
+        return sights + [
             self._with_close(track, close, self.local_view(region))
             if region
             else self._on_panorama(track)
-            for region in dict.fromkeys(where(number, close.region, places) for number in numbers)
+            for region in regions
         ]
-        return [dataclasses.replace(sight, searched=numbers.stop) for sight in sights]
 
     def _likely_places(self, track: Track, close: Close) -> list[tuple[float, float]]:
         if track.portraits is None or not self.config.portrays:
@@ -481,17 +482,16 @@ class FrameStep:
 
     def _not_looked_for(self, track: Track) -> Prediction:
         """A lost object on a frame that has no look for it."""
-        sight = self._on_panorama(track)
-        searched = track.close.searched if track.close else 0
         logits = torch.full((1, *self.grid_hw), OUTSIDE, device=self.frame.device)
         return Prediction(
-            sight=dataclasses.replace(sight, drawn=(), searched=searched),
+            sight=dataclasses.replace(self._on_panorama(track), drawn=()),
             chart=self.whole,
             label=track.label,
             logits=logits,
             score=logits.new_zeros(()),
             object_logit=logits.new_tensor(OUTSIDE),
             observation=None,
+            search=_search_of(track),
         )
 
     def _in_view(self, track: Track, pursuit: Pursuit) -> Sight:
@@ -607,6 +607,12 @@ class FrameStep:
             pano=whole and self.whole.pano,
             map_dtype=torch.bfloat16 if self.config.half_maps else torch.float32,
         )
+
+
+def _search_of(track: Track) -> Search:
+    if track.close is None or track.close.search is None:
+        raise RuntimeError("expected a lost object")
+    return track.close.search
 
 
 def _hidden(prediction: Prediction) -> Prediction:

@@ -2,7 +2,8 @@
 
 A frame has so many looks for all lost objects together, which share them in turn; an object goes
 through its kinds of looks one after the other. Half of them are at places that have its colours,
-where it fills as much of the view as it did when it was last seen.
+where it fills as much of the view as it did when it was last seen. What a look finds is a lead:
+the object's next look is a closer one at it, and only that can bring the object back.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Sequence, Set
+from dataclasses import dataclass
 
 from panosam2_core.charts import search_regions
 from panosam2_core.geometry.bfov import BFoV
+from panosam2_core.pursuit import Pursuit
 
 WIDE = math.radians(120.0)  # least width of a view of a place that is not known well
 PLACES = 4  # likely ones that are looked at
@@ -35,6 +38,19 @@ CYCLE = (
     Look.LIKELY,
     Look.PANORAMA,
 )
+
+
+@dataclass(frozen=True)
+class Search:
+    """How far the search for one object has come.
+
+    Attributes:
+        looks: of :data:`CYCLE`, one cycle after the other, that have been taken.
+        lead: to what one of them has found.
+    """
+
+    looks: int = 0
+    lead: Pursuit | None = None
 
 
 def shares(now: int, lost: int, looks: int) -> list[int]:

@@ -34,16 +34,18 @@ from panosam2_core.model import MASK_STRIDE, PanoSAM2
 from panosam2_core.prompts import Prompt, check_prompt
 from panosam2_core.pursuit import Pursuit
 from panosam2_core.results import FrameResult, ObjectResult, ObjectState, View
+from panosam2_core.search import Search
 from panosam2_core.tracks import Close, Outlook, Picture, Prediction, Track
 from panosam2_core.zoom import outlook as outlook_after
 
 SCORE_RATE, SIZE_RATE = 0.1, 0.3  # weight of a frame in what is usual for an object
-_SNAPSHOT_VERSION = 5
+_SNAPSHOT_VERSION = 6
 _SNAPSHOT_TYPES: list[Any] = [
     Track,
     Close,
     Picture,
     Pursuit,
+    Search,
     BFoV,
     ObjectMemory,
     FrameMemory,
@@ -125,7 +127,11 @@ class PanoTracker:
                 track.close.memory.forget_short_term()
                 pursuit = track.close.pursuit
                 still = pursuit and dataclasses.replace(pursuit, velocity=(0.0, 0.0, 0.0))
-                track.close = dataclasses.replace(track.close, pursuit=still, album=())
+                search = track.close.search
+                search = search and dataclasses.replace(search, lead=None)
+                track.close = dataclasses.replace(
+                    track.close, pursuit=still, search=search, album=()
+                )
 
     def behind(self, frames: int) -> PanoTracker:
         """Make an empty tracker for frames that have gone by.

@@ -11,6 +11,7 @@ from panosam2_core.charts import Chart
 from panosam2_core.geometry.bfov import BFoV
 from panosam2_core.memory.bank import LongTermEntry, ObjectMemory, Observation
 from panosam2_core.pursuit import Pursuit
+from panosam2_core.search import Search
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,7 @@ class Close:
         region: the view that ``memory.region`` is a part of.
         placed: index in the stream of the frame that it is of.
         pursuit: where to look next; ``None`` while the panorama is looked at.
-        lost: it is not, because the object has been out of sight for long.
-        searched: looks of that search so far.
+        search: for the object, which has been out of sight for long; ``None``: it is not lost.
         album: the panorama is not encoded while a local view is; these are for its memory when
             it is needed again. Oldest first.
     """
@@ -64,8 +64,7 @@ class Close:
     region: BFoV
     placed: int
     pursuit: Pursuit | None
-    lost: bool = False
-    searched: int = 0
+    search: Search | None = None
     album: tuple[Picture, ...] = ()
 
 
@@ -127,7 +126,7 @@ class Track:
     @property
     def lost(self) -> bool:
         """Whether it was followed in a local view and is searched for now."""
-        return self.close is not None and self.close.lost
+        return self.close is not None and self.close.search is not None
 
     def tensors(self) -> list[Tensor]:
         """Every tensor held, for counting bytes; one that is held twice is listed once."""
@@ -152,7 +151,7 @@ class Sight:
         memory: to look with.
         clock: its time.
         drawn: long-term entries.
-        searched: ``Close.searched`` after the frame.
+        closer: it is a closer look at what a search has found.
     """
 
     track: Track
@@ -161,7 +160,7 @@ class Sight:
     memory: ObjectMemory
     clock: int
     drawn: Sequence[LongTermEntry] = ()
-    searched: int = 0
+    closer: bool = False
 
 
 @dataclass(frozen=True)
@@ -178,6 +177,7 @@ class Prediction:
         observation: for the sight's memory; ``None`` when there is nothing to remember.
         agreement: () of the decoder's candidates; ``None`` if nobody wants to know.
         portrait: (9, 216) how the object looks; ``None``: unseen, or nobody wants to know.
+        search: for it after the frame, if it is still lost.
     """
 
     sight: Sight
@@ -189,6 +189,7 @@ class Prediction:
     observation: Observation | None
     agreement: Tensor | None = None
     portrait: Tensor | None = None
+    search: Search | None = None
 
     @property
     def visible(self) -> bool:

@@ -3,7 +3,7 @@
     panorama --seen, small enough--> local view --out of sight--> wider --still--> lost
         ^                                |                                          |
         +---------grown too large--------+      search: likely places, the last     |
-        +----too large for a view-- found and confirmed <-- one, all directions ----+
+        +----too large for a view-- found, then seen closely <-- one, all around ---+
 
 While an object is followed in a local view, the panorama need not be encoded; a few pictures are
 kept, from which its memory learns what has happened when it is needed again.
@@ -26,6 +26,7 @@ from panosam2_core.prompt_input import mask_input
 from panosam2_core.prompts import Prompt
 from panosam2_core.pursuit import WIDENED, Pursuit, begin, missed, seen
 from panosam2_core.results import ObjectResult, ObjectState
+from panosam2_core.search import Search
 from panosam2_core.step import prompt_masks
 from panosam2_core.tracks import Close, Outlook, Picture, Prediction
 
@@ -60,8 +61,8 @@ def outlook(
     if not step.config.zooms:
         return _told(step, prediction, None, close.album if close else ())
     visible = found.state is ObjectState.VISIBLE
-    if close and close.lost and not visible and prompt is None:
-        return Outlook(dataclasses.replace(close, searched=prediction.sight.searched))
+    if close and close.search and not visible and prompt is None:
+        return Outlook(dataclasses.replace(close, search=prediction.search))
     if prediction.sight.local and close:
         prompted = prompt is not None
         return _in_view(step, prediction, found, close, prompted=prompted, room=room)
@@ -78,7 +79,7 @@ def outlook(
             return Outlook(close, small=small)
     if close is None:
         return Outlook(None)
-    album, close = close.album, dataclasses.replace(close, pursuit=None, lost=False, album=())
+    album, close = close.album, dataclasses.replace(close, pursuit=None, search=None, album=())
     return _told(step, prediction, close, album)
 
 
@@ -141,7 +142,7 @@ def _in_view(
     if pursuit is None or prompted:
         told = _recalled(step, prediction, (*close.album, _picture(step, prediction)), prompted)
         close = dataclasses.replace(close, album=())
-    close = dataclasses.replace(close, pursuit=pursuit, lost=False, searched=0)
+    close = dataclasses.replace(close, pursuit=pursuit, search=None)
     return Outlook(close, told=told, placed=step.now)
 
 
@@ -150,7 +151,7 @@ def _out_of_sight(step: FrameStep, prediction: Prediction, close: Close) -> Outl
     if pursuit or step.config.view == "local":
         kept = pursuit or (close.pursuit and dataclasses.replace(close.pursuit, unseen=WIDENED))
         return Outlook(dataclasses.replace(close, pursuit=kept))
-    lost = dataclasses.replace(close, pursuit=None, lost=True, searched=0, album=())
+    lost = dataclasses.replace(close, pursuit=None, search=Search(), album=())
     return _told(step, prediction, lost, close.album)
 
 

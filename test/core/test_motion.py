@@ -135,7 +135,9 @@ def test_masks_hang_together_with_where_the_object_was(
     small_nano: PanoSAM2, noise_frames: Frames
 ) -> None:
     def follow(gate: float) -> list[tuple[Bits, bool]]:
-        tracker = PanoTracker(small_nano, TrackerConfig(motion_gate_deg=gate))
+        # A local view's mask is finer than what this panorama shows of it.
+        config = TrackerConfig(motion_gate_deg=gate, view="sphere")
+        tracker = PanoTracker(small_nano, config)
         prompts = [Prompt(1, box=(120.0, 20.0, 136.0, 40.0))]
         results = [tracker.step(f, prompts if t == 0 else ()) for t, f in enumerate(noise_frames)]
         found = [result.objects[1] for result in results]
