@@ -1,7 +1,5 @@
 """What keeping freed memory is worth: one step of nano with and without it, interleaved.
 
-And what it costs to give back what is free now and then: that, and the step after it.
-
     python benchmarks/allocator.py --json out/allocator.json
 
 Every round starts two processes, one as glibc has it and one with
@@ -20,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-FRAMES, WARM, GIVEN_BACK = 30, 10, 10
+FRAMES, WARM = 30, 10
 
 
 def measure(keep: bool) -> dict[str, float]:
@@ -28,33 +26,20 @@ def measure(keep: bool) -> dict[str, float]:
     import numpy as np
 
     from panosam2_core import PanoTracker, Prompt, load_model
-    from panosam2_core.allocator import give_back_free_memory, keep_freed_memory
+    from panosam2_core.allocator import keep_freed_memory
 
     if keep and not keep_freed_memory():
         raise SystemExit("this C library has no mallopt, or MALLOC_..._ variables are set")
     tracker = PanoTracker(load_model("nano", device="cpu"))
     frame = np.random.default_rng(0).integers(0, 255, (512, 1024, 3), dtype=np.uint8)
-    times, faults, given, after = [], [], [], []
+    times, faults = [], []
     for number in range(FRAMES):
         prompts = [Prompt(1, box=(480, 200, 560, 260))] if number == 0 else []
         before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
         tracker.step(frame, prompts)
         times.append(1e3 * (time.perf_counter() - started))
         faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before.ru_minflt)
-    for _ in range(GIVEN_BACK):
-        started = time.perf_counter()
-        give_back_free_memory()
-        given.append(1e3 * (time.perf_counter() - started))
-        started = time.perf_counter()
-        tracker.step(frame, [])
-        after.append(1e3 * (time.perf_counter() - started))
-        tracker.step(frame, [])
-    return {
-        "ms": statistics.median(times[WARM:]),
-        "faults": statistics.median(faults[WARM:]),
-        "giving_back_ms": statistics.median(given),
-        "step_after_it_ms": statistics.median(after),
-    }
+    return {"ms": statistics.median(times[WARM:]), "faults": statistics.median(faults[WARM:])}
 
 
 def main() -> None:
@@ -74,10 +59,7 @@ def main() -> None:
             command = [sys.executable, __file__, "--one", name]
             done = subprocess.run(command, env=clean, check=True, capture_output=True, text=True)
             row.append(json.loads(done.stdout))
-            print(
-                f"{name:8s} {row[-1]['ms']:7.1f} ms  {row[-1]['faults']:8.0f} page faults; giving "
-                f"back {row[-1]['giving_back_ms']:.1f} ms, then {row[-1]['step_after_it_ms']:.1f}"
-            )
+            print(f"{name:8s} {row[-1]['ms']:7.1f} ms  {row[-1]['faults']:8.0f} page faults")
     ratios = [a["ms"] / b["ms"] for a, b in zip(rows["default"], rows["keep"], strict=True)]
     print(f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
     if args.json:

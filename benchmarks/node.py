@@ -25,9 +25,8 @@ part, too.
 soak: small frames as fast as they are answered, for as many frames and as many minutes as asked
 for, whichever takes longer; every third time four at once, of which some are dropped; up to three
 objects come and go, all three at the very start. --set gives the node parameters of this part.
-Memory of the process, the mean of the second tenth of the run and that of the last (the node gives
-back what is free now and then, so single values go up and down), and whether published and dropped
-frames add up to those received. A frame's latency depends on how many objects there are and in how
+Memory of the process, the mean of the second tenth of the run and that of the last, and whether
+published and dropped frames add up to those received. A frame's latency depends on how many objects there are and in how
 many pictures they are looked for (each local view is one, the panorama is one), so each is divided
 by the median of the frames with as many of both; those without objects take under a millisecond,
 nothing is done, and are left out. The 99th percentile of that is of frames without

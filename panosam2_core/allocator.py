@@ -4,7 +4,8 @@ On CPUs torch takes the tensors of every layer from the C library and gives them
 blocks of 128 KiB and more back to the system at once, and the next layer faults the same pages in
 again, zeroed one by one: tens of thousands of faults per frame, which cost a third of the step of
 ``nano`` where it was measured (``benchmarks/allocator.py``). What stays falls into pieces among
-things that outlive their frame, and then more is taken; so now and then what is free goes back.
+things that outlive their frame, and more is taken, for thousands of frames; a program that runs for
+days takes it at once, as real-time programs do.
 
 oneDNN makes a kernel for every shape that it meets and keeps 1024 of them. A tracker's shapes are
 those of its objects times those of their memories, so a process grew for as long as there were new
@@ -17,6 +18,7 @@ import ctypes
 import os
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8  # of <malloc.h>
+_PORTION = 16 * 2**20  # bytes; small enough not to be mapped one by one
 _KEEP = 2**31 - 1  # bytes free at the top of the heap before some are given back
 _STEP = 64 * 2**20  # bytes by which the heap grows
 _LARGEST = 32 * 2**20  # bytes; larger blocks are mapped one by one, glibc allows no more
@@ -51,12 +53,40 @@ def keep_freed_memory() -> bool:
     return all(done)
 
 
-def give_back_free_memory() -> None:
-    """Give what is free at the moment back to the system; the next frame takes what it needs anew.
+def reserve_memory(megabytes: int) -> None:
+    """Take memory at once that frames would take bit by bit, and keep it free for them.
 
-    For programs that run for days, every some hundred frames, between two of them. It takes some
-    milliseconds, in which no thread gets memory, and the next frame faults in again what it needs
-    (``benchmarks/allocator.py`` measures both). Does nothing where the C library cannot.
+    After :func:`keep_freed_memory`; without it what is taken goes back at once. Does nothing where
+    the C library cannot.
+
+    Args:
+        megabytes: how much, in MiB, rounded down to a multiple of 16.
+
+    Raises:
+        MemoryError: when there is not so much; nothing is kept then.
+    """
+    try:
+        libc = ctypes.CDLL(None)
+        libc.malloc.restype = ctypes.c_void_p
+    except (AttributeError, OSError):
+        return
+    taken = []
+    try:
+        for _ in range(megabytes * 2**20 // _PORTION):
+            block = libc.malloc(ctypes.c_size_t(_PORTION))
+            if not block:
+                raise MemoryError(f"there are no {megabytes} MiB of memory to reserve")
+            taken.append(block)
+            ctypes.memset(block, 1, _PORTION)  # the system gives what is touched
+    finally:
+        for block in taken:
+            libc.free(ctypes.c_void_p(block))
+
+
+def give_back_free_memory() -> None:
+    """Give what is free back to the system, for programs that have done with a model.
+
+    Does nothing where the C library cannot.
     """
     try:
         trim = ctypes.CDLL(None).malloc_trim

@@ -83,6 +83,13 @@ SETTINGS = (
         "weight file says; nano is one.",
     ),
     Setting("device", "auto", "auto, cpu, cuda or cuda:N."),
+    Setting(
+        "memory_reserve_mb",
+        256,
+        "MiB taken at configure and kept for working on images, if the model runs on a CPU; with "
+        "less the process grows for some thousand images. 0: none.",
+        (0, 65536),
+    ),
     Setting("warmup_frames", 2, "Frames to run before the node is ready.", (0, 50)),
     Setting("max_objects", 8, "Most objects at a time.", (1, 64)),
     Setting(

@@ -44,6 +44,7 @@ from panosam2_core.allocator import (
     give_back_free_memory,
     keep_freed_memory,
     limit_kernels,
+    reserve_memory,
 )
 from panosam2_core.build import shipped_weights
 from panosam2_core.model import PanoSAM2
@@ -72,7 +73,6 @@ _GIVE_UP_EVERY_S = 0.25
 # that come after it, while it is made a Python object.
 _PROMPT_DEPTH = 1000
 _WARMUP_SIZE_HW = (256, 512)
-_GIVE_BACK_EVERY = 250  # turns, of which one then fetches its memory anew
 _ABOUT = """Tracks prompted objects through a camera's images.
 
   python -m panosam2_ros.tracker_node --ros-args -r image:=/image_raw
@@ -96,7 +96,7 @@ class TrackerNode(LifecycleNode):
         self._worker: Worker[AnyImage, PromptMsg] | None = None
         self._input: ImageInput | None = None
         self._camera_info: CameraInfoInput | None = None
-        self._arrived = self._turns = 0
+        self._arrived = 0
         self._complaining = threading.Lock()
         self._last_stamp = 0
         self._complaints: dict[str, float] = {}
@@ -228,6 +228,8 @@ class TrackerNode(LifecycleNode):
         self.get_logger().info(f"model {variant} loaded in {loaded - begin:.1f} s; warming up")
         config = parameters.tracker_config(values)
         tracker = PanoTracker(model, config, _ignored(values["ignore_mask"]))
+        if model.pixel_mean.device.type == "cpu":
+            reserve_memory(values["memory_reserve_mb"])
         _warm_up(PanoTracker(model, config), values["warmup_frames"])
         warm = time.monotonic()
         file = Path(parameters.checkpoint(values) or shipped_weights(variant))
@@ -380,9 +382,6 @@ class TrackerNode(LifecycleNode):
     def _work(
         self, image: AnyImage | None, orders: list[PromptMsg], is_new: bool, waited_s: float
     ) -> None:
-        self._turns += 1
-        if self._turns % _GIVE_BACK_EVERY == 0:
-            give_back_free_memory()
         with until_shutdown(self):
             try:
                 self._turn(self._stream, image, orders, is_new, waited_s)

@@ -51,6 +51,24 @@ PIECES = textwrap.dedent("""
     give_back_free_memory()
     print(full - kept, kept - size())
 """)
+RESERVE = textwrap.dedent("""
+    import os, resource, sys
+    import numpy as np
+    from panosam2_core.allocator import keep_freed_memory, reserve_memory
+
+    def size():
+        pages = int(open("/proc/self/statm").read().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    assert keep_freed_memory()
+    before = size()
+    reserve_memory(int(sys.argv[1]))
+    reserved, faults = size(), resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [np.ones(1_000_000, np.uint8) for _ in range(100)]
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
+    print(reserved - before, size() - reserved, faults)
+""")
+
 SHAPES = textwrap.dedent("""
     import os, sys
     import torch
@@ -93,6 +111,33 @@ def test_a_frame_is_worked_on_in_the_memory_of_the_one_before() -> None:
 def test_free_memory_between_what_is_in_use_goes_back_on_demand_only() -> None:
     freed, given_back = printed(PIECES)
     assert freed < 1 < 40 < given_back  # MiB; 48 were freed
+
+
+def test_what_was_reserved_is_there_for_what_comes_later() -> None:
+    taken, grown, faults = printed(RESERVE, "160")
+    assert 150 < taken < 170
+    assert grown < 1
+    assert faults < 500
+    taken, grown, faults = printed(RESERVE, "0")
+    assert taken < 1
+    assert grown > 80, "or else there was no need to"
+    assert faults > 10_000
+
+
+def test_more_than_there_is_cannot_be_reserved() -> None:
+    script = textwrap.dedent("""
+        import resource
+        import numpy as np
+        from panosam2_core.allocator import keep_freed_memory, reserve_memory
+
+        keep_freed_memory()
+        resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
+        try:
+            reserve_memory(4096)
+        except MemoryError:
+            print(np.ones(1 << 28, np.uint8).sum() >> 28)  # all of it is free again
+    """)
+    assert printed(script) == [1.0]
 
 
 def test_shapes_that_are_new_make_the_process_larger_only_up_to_a_number() -> None:
