@@ -26,13 +26,13 @@ soak: small frames as fast as they are answered, for as many frames and as many 
 for, whichever takes longer; every third time four at once, of which some are dropped; up to three
 objects come and go, all three at the very start. --set gives the node parameters of this part.
 Memory of the process, the mean of the second tenth of the run and that of the last, and whether
-published and dropped frames add up to those received. A frame's latency depends on how many objects there are and in how
-many pictures they are looked for (each local view is one, the panorama is one), so each is divided
-by the median of the frames with as many of both; those without objects take under a millisecond,
-nothing is done, and are left out. The 99th percentile of that is of frames without
-a prompt that found the node free; those with a prompt and those that had to wait for another frame
-are told apart, and so are the network's own stages, which say how even the machine is: the same
-work takes longer at some times.
+published and dropped frames add up to those received. A frame's latency depends on how many
+objects there are and in how many pictures they are looked for (each local view is one, the
+panorama is one), so each is divided by the median of the frames with as many of both; those
+without objects take under a millisecond, nothing is done, and are left out. The 99th percentile of
+that is of frames without a prompt that found the node free; those with a prompt and those that had
+to wait for another frame are told apart, and so are the network's own stages, which say how even
+the machine is: the same work takes longer at some times.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ On CPUs torch takes the tensors of every layer from the C library and gives them
 blocks of 128 KiB and more back to the system at once, and the next layer faults the same pages in
 again, zeroed one by one: tens of thousands of faults per frame, which cost a third of the step of
 ``nano`` where it was measured (``benchmarks/allocator.py``). What stays falls into pieces among
-things that outlive their frame, and more is taken, for thousands of frames; a program that runs for
+things that outlive their frame, and for thousands of frames more is taken; a program that runs for
 days takes it at once, as real-time programs do.
 
 oneDNN makes a kernel for every shape that it meets and keeps 1024 of them. A tracker's shapes are
