@@ -18,7 +18,7 @@ import ctypes
 import os
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8  # of <malloc.h>
-_PORTION = 16 * 2**20  # bytes; small enough not to be mapped one by one
+_PORTION = 4 * 2**20  # bytes; small enough not to be mapped one by one
 _KEEP = 2**31 - 1  # bytes free at the top of the heap before some are given back
 _STEP = 64 * 2**20  # bytes by which the heap grows
 _LARGEST = 32 * 2**20  # bytes; larger blocks are mapped one by one, glibc allows no more
@@ -56,11 +56,12 @@ def keep_freed_memory() -> bool:
 def reserve_memory(megabytes: int) -> None:
     """Take memory at once that frames would take bit by bit, and keep it free for them.
 
-    After :func:`keep_freed_memory`; without it what is taken goes back at once. Does nothing where
-    the C library cannot.
+    After :func:`keep_freed_memory`, on the thread that works on the frames, for threads may have
+    memory of their own: libraries start some while they are imported, and then more pools exist
+    than that function allows. Does nothing where the C library cannot.
 
     Args:
-        megabytes: how much, in MiB, rounded down to a multiple of 16.
+        megabytes: how much, in MiB, rounded down to a multiple of 4.
 
     Raises:
         MemoryError: when there is not so much; nothing is kept then.

@@ -86,7 +86,7 @@ SETTINGS = (
     Setting(
         "memory_reserve_mb",
         256,
-        "MiB taken at configure and kept for working on images, if the model runs on a CPU; with "
+        "MiB taken at activate and kept for working on images, if the model runs on a CPU; with "
         "less the process grows for some thousand images. 0: none.",
         (0, 65536),
     ),

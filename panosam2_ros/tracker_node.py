@@ -146,7 +146,7 @@ class TrackerNode(LifecycleNode):
         if self._stream is None and self._ready("activate") != TransitionCallbackReturn.SUCCESS:
             return TransitionCallbackReturn.FAILURE
         self._health.start()
-        self._worker = Worker(self._work)
+        self._worker = Worker(self._work, self._reserve)
         self._camera_info = CameraInfoInput(self, "camera_info")
         self._input = ImageInput(
             self,
@@ -228,8 +228,6 @@ class TrackerNode(LifecycleNode):
         self.get_logger().info(f"model {variant} loaded in {loaded - begin:.1f} s; warming up")
         config = parameters.tracker_config(values)
         tracker = PanoTracker(model, config, _ignored(values["ignore_mask"]))
-        if model.pixel_mean.device.type == "cpu":
-            reserve_memory(values["memory_reserve_mb"])
         _warm_up(PanoTracker(model, config), values["warmup_frames"])
         warm = time.monotonic()
         file = Path(parameters.checkpoint(values) or shipped_weights(variant))
@@ -378,6 +376,15 @@ class TrackerNode(LifecycleNode):
         return self._input.topic if self._input is not None else ""
 
     # ---- work and outputs, on the worker's thread
+
+    def _reserve(self) -> None:
+        """Takes memory for the thread that calls it; the C library gives each its own."""
+        if self._health.model["device"] != "cpu":
+            return
+        try:
+            reserve_memory(self._values["memory_reserve_mb"])
+        except MemoryError as error:
+            self.get_logger().error(f"going on without memory_reserve_mb: {error}")
 
     def _work(
         self, image: AnyImage | None, orders: list[PromptMsg], is_new: bool, waited_s: float

@@ -51,16 +51,21 @@ class Worker(Generic[Frame, Order]):
     worked on again, so that a click on a paused picture is answered.
     """
 
-    def __init__(self, work: Callable[[Frame | None, list[Order], bool, float], None]) -> None:
+    def __init__(
+        self,
+        work: Callable[[Frame | None, list[Order], bool, float], None],
+        begin: Callable[[], None] | None = None,
+    ) -> None:
         """Starts the thread.
 
         Args:
             work: Called with the frame (None if there was none yet), the orders, whether the
                 frame is new, and the seconds for which it waited. An exception is logged and
                 counts the frame as unusable.
+            begin: Called before, once, on the thread.
         """
         self.counts = Counts()
-        self._work = work
+        self._work, self._begin = work, begin
         self._wake = threading.Condition()
         self._newest: tuple[Frame, float] | None = None
         self._last: Frame | None = None
@@ -129,6 +134,8 @@ class Worker(Generic[Frame, Order]):
         return list(self._orders)
 
     def _run(self) -> None:
+        if self._begin is not None:
+            self._begin()
         while True:
             with self._wake:
                 self._wake.wait_for(
