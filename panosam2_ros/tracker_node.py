@@ -256,7 +256,10 @@ class TrackerNode(LifecycleNode):
         for source in (self._input, self._camera_info):
             if source is not None:
                 source.close()
-        left = self._worker.stop() if self._worker is not None else []
+        left: list[PromptMsg] = []
+        if self._worker is not None:
+            left = self._worker.stop()
+            give_back_free_memory()  # the next worker's thread may have another pool
         if self._stream is not None:
             left = [*self._stream.reset(), *left]
         self._input = self._camera_info = self._worker = None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 from diagnostic_msgs.msg import DiagnosticArray
 from harness import Scene, Tester, start_tracker
 from lifecycle_msgs.msg import Transition
@@ -242,6 +244,32 @@ def test_the_model_is_released_on_deactivating_if_so_wanted(env, tmp_path, scene
             assert (answer.success, list(answer.object_ids)) == (True, [2])
         assert tester.ask(click(scene, object_id=3)).code == PromptResult.TOO_MANY_OBJECTS
         tester.close()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_an_active_node_holds_the_memory_that_is_to_be_reserved(env, tmp_path) -> None:
+    """Once, however often it is activated."""
+    name, held = "/reserve/panosam2", {}
+    for reserve in (0, 256):
+        settings = "warmup_frames:=0", f"memory_reserve_mb:={reserve}"
+        with start_tracker(env, tmp_path / f"log{reserve}", "/reserve", *settings) as running:
+            tester = Tester(name, "/reserve/image")
+            first = settled_mb(tester, running.pid)
+            for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_ACTIVATE):
+                request = ChangeState.Request(transition=Transition(id=transition))
+                assert call(tester, ChangeState, f"{name}/change_state", request).success
+            held[reserve] = first, settled_mb(tester, running.pid)
+            tester.close()
+    for plain, reserved in zip(held[0], held[256], strict=True):
+        assert 200 < reserved - plain < 320
+
+
+def settled_mb(tester: Tester, pid: int) -> float:
+    """Resident memory of a node some time after it has become active."""
+    tester.connect()
+    time.sleep(1.0)
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def test_a_prompt_for_an_image_that_never_comes_is_answered(fresh: Tester, scene: Scene) -> None:
