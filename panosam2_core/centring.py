@@ -3,7 +3,8 @@
 What a network sees at the left and right edge of a panorama is worse than what it sees in the
 middle, or at best equal. A turn about the vertical axis is exact: columns are rolled, and what is
 remembered with them, by whole tokens. It also makes a tracker's masks independent of where the
-camera has its edge: the panorama is turned to the same columns of the world.
+camera has its edge: the panorama is turned to the same columns of the world. Where objects have
+views of their own it need not follow them, and is cut once, where the frame itself says.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from panosam2_core.geometry.region import circular_interval
 from panosam2_core.prompts import Prompt, box_span
@@ -67,6 +70,27 @@ def free_edge(spans: Sequence[Span], width: int) -> tuple[int, int]:
     length, _, start = max(gaps)
     room = max(0, length) // 2
     return (start + room) % width, room
+
+
+def dark_edge(frame: Tensor) -> int:
+    """Find a column that belongs to the scene, whatever the column at which a camera begins.
+
+    Paper silent; chosen because it costs one sum and hangs on no object: opposite to the
+    direction from which most light comes (the first harmonic of the columns' brightness).
+
+    Args:
+        frame: (1, 3, H, W) uint8 of a closed panorama.
+
+    Returns:
+        A column in [0, W); of a rolled frame the rolled column.
+    """
+    width = frame.shape[-1]
+    light = frame.sum(dim=(0, 1, 2), dtype=torch.int64).to("cpu", torch.float64)
+    angle = (torch.arange(width, dtype=torch.float64) + 0.5) * (math.tau / width)
+    east, north = float(light @ angle.cos()), float(light @ angle.sin())
+    dark = (math.atan2(north, east) / math.tau + 0.5) * width
+    # Symmetric frames are dark in the middle of a column or between two: far from this rounding.
+    return math.floor(dark + 0.25) % width
 
 
 def clearance(edge: int, spans: Sequence[Span], width: int) -> int:

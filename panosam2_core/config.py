@@ -119,7 +119,8 @@ class TrackerConfig:
             from its edges (:mod:`panosam2_core.centring`; an object's mask then hangs on the
             company, which decides on the turn); ``local``, small objects in a crop of their own
             that follows them; ``auto``, likewise, and what gets lost in its crop is searched for
-            everywhere (:mod:`panosam2_core.zoom`).
+            everywhere (:mod:`panosam2_core.zoom`). Both cut the panorama once per stream, where
+            its first frame is darkest.
         max_local_views: objects that are followed in crops at a time; each costs an encoding per
             frame. Further ones are followed on the panorama.
         search_looks: encodings per frame for all objects together that are lost and searched for

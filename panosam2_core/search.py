@@ -2,7 +2,8 @@
 
 A frame has so many looks for all lost objects together, which share them in turn; an object goes
 through its kinds of looks one after the other. Half of them are at places that have its colours,
-where it fills as much of the view as it did when it was last seen. What a look finds is a lead:
+every other one of these at the likeliest, where it fills as much of the view as it did when it
+was last seen. What a look finds is a lead:
 the object's next look is a closer one at it, and only that can bring the object back.
 """
 
@@ -85,12 +86,17 @@ def where(number: int, last: BFoV, places: Sequence[tuple[float, float]]) -> BFo
     if kind is Look.LAST_PLACE:
         return BFoV(last.lon, last.lat, width, width / 2)
     if kind is Look.LIKELY and places:
-        lon, lat = places[_before(number, {kind}) % len(places)]
+        lon, lat = places[_rank(_before(number, {kind}), len(places))]
         width = min(math.pi, last.fov_h)
         return BFoV(lon, lat, width, width / 2)
     directions = search_regions(last, width)
     turn = _before(number, {Look.DIRECTION} if places else {Look.DIRECTION, Look.LIKELY})
     return directions[turn % len(directions)]
+
+
+def _rank(turn: int, places: int) -> int:
+    """Every other look at likely places is at the likeliest, those between at the rest in turn."""
+    return 0 if turn % 2 == 0 or places == 1 else 1 + turn // 2 % (places - 1)
 
 
 def _before(number: int, kinds: Set[Look]) -> int:

@@ -229,8 +229,9 @@ def observe(
     regions, frames = gated > 0, each(frame, len(gated))
 
     def own(part: Tensor) -> Tensor:
-        # A view of the batch would keep alive what belongs to the other objects.
-        return part if torch.is_grad_enabled() or len(gated) == 1 else part.clone()
+        # A view would keep alive what belongs to other objects, or to nobody.
+        whole = part.untyped_storage().nbytes() == part.nbytes
+        return part if torch.is_grad_enabled() or whole else part.clone()
 
     return [
         Observation(

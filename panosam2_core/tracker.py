@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from panosam2_core.anchors import is_contested
-from panosam2_core.centring import columns_of, free_edge, least_step, move
+from panosam2_core.centring import columns_of, dark_edge, free_edge, least_step, move
 from panosam2_core.charts import Chart, LocalView
 from panosam2_core.config import TrackerConfig
 from panosam2_core.errors import (
@@ -101,7 +101,7 @@ class PanoTracker:
         """Forget all objects and start counting frames at 0."""
         self._tracks: dict[int, Track] = {}
         self._now = 0  # index of the frame that comes next
-        # Where the panoramas that are remembered are cut; chosen with the first object.
+        # Where panoramas are cut, and all that is remembered of them; None: to be chosen.
         self._edge: float | None = None
 
     def remove(self, object_id: int) -> None:
@@ -116,7 +116,7 @@ class PanoTracker:
         if object_id not in self._tracks:
             raise UnknownObjectError(object_id, self.object_ids)
         del self._tracks[object_id]
-        if not self._tracks:
+        if not self._tracks and self.config.turns:
             self._edge = None
 
     def forget_short_term(self) -> None:
@@ -307,7 +307,7 @@ class PanoTracker:
                 self.model.pixel_mean.device
             )
         frames = upload.permute(2, 0, 1)[None]
-        edge, tracks = self._turned(list(given.values()), size_hw[1])
+        edge, tracks = self._turned(list(given.values()), frames)
         step = FrameStep(self.model, self.config, self._ignored, self._now, edge, frames, clock)
         with self.model.autocast():
             prompted = [step.prompt(p, self._prompted_track(p, tracks)) for p in given.values()]
@@ -328,18 +328,21 @@ class PanoTracker:
         clock.finish()
         return result
 
-    def _turned(self, prompts: Sequence[Prompt], width: int) -> tuple[float, Mapping[int, Track]]:
+    def _turned(
+        self, prompts: Sequence[Prompt], frame: Tensor
+    ) -> tuple[float, Mapping[int, Track]]:
         """Where to cut this frame, and the objects as they are remembered of frames cut so."""
-        edge, tokens = self._edge or 0.0, self.model.grid_hw[1]
+        edge, tokens, width = self._edge or 0.0, self.model.grid_hw[1], frame.shape[-1]
         if edge and not self.config.wraps:  # since the last frame; only what is closed is turned
             back = -round(edge * tokens) % tokens
             return 0.0, {i: track.turned(back) for i, track in self._tracks.items()}
+        # Half a cell on, so that what is as small as a cell of the masks lies in one of them.
+        half = width // (2 * self._grid[1])
         if not self.config.turns:
-            return edge, self._tracks
+            once = self._edge is None and self.config.zooms
+            return (dark_edge(frame) + half) % width / width if once else edge, self._tracks
         spans = [span for prompt in prompts for span in columns_of(prompt, width)]
         if self._edge is None:
-            # Half a cell on, so that what is as small as a cell of the masks lies in one of them.
-            half = width // (2 * self._grid[1])
             chosen = free_edge(spans, width)[0] + half if spans else 0
             return chosen % width / width, self._tracks
         spans += [
@@ -439,7 +442,8 @@ class PanoTracker:
         prompted: Collection[int],
     ) -> None:
         """The only place where a step changes the state, after all that can fail."""
-        self._edge = step.whole.edge if self._tracks or predictions else None
+        chosen = self._tracks or predictions or not self.config.turns
+        self._edge = step.whole.edge if chosen else None
         for object_id, found in result.objects.items():
             prediction, outlook = predictions[object_id], outlooks[object_id]
             track = prediction.sight.track

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panosam2_core import PanoTracker, Prompt, TrackerConfig
-from panosam2_core.centring import NEAR, Span, clearance, free_edge, least_step, move
+from panosam2_core.centring import NEAR, Span, clearance, dark_edge, free_edge, least_step, move
 from panosam2_core.charts import WholeFrame
 from panosam2_core.geometry.erp import resize_wrap
 from panosam2_core.model import PanoSAM2, PointPrompts
@@ -151,12 +151,13 @@ def run(
 
 @settings(max_examples=4, deadline=None)
 @given(roll=st.integers(1, WIDTH - 1))
+@pytest.mark.parametrize("view", ["centred", "auto"])
 @pytest.mark.parametrize("kind", ["mask", "box", "click"])
 def test_a_roll_by_any_column_rolls_the_masks_exactly(
-    small_nano: PanoSAM2, kind: str, roll: int
+    small_nano: PanoSAM2, kind: str, view: str, roll: int
 ) -> None:
     """Also by columns that are no multiple of the network's stride, which ``sphere`` cannot do."""
-    config = TrackerConfig(view="centred", motion_gate_deg=0.0, half_maps=False)
+    config = TrackerConfig(view=view, motion_gate_deg=0.0, half_maps=False)
 
     def prompts(by: int) -> list[Prompt]:
         if kind == "mask":
@@ -173,6 +174,36 @@ def test_a_roll_by_any_column_rolls_the_masks_exactly(
         differing = (one[1] ^ other[1]).sum()
         # Coordinates of clicks are rounded to single precision where they stand.
         assert differing <= (0 if kind == "mask" else 0.002 * one[1].size)
+
+
+@given(st.integers(1, WIDTH), st.integers(0, 11))
+def test_the_darkest_direction_rolls_with_the_frame(roll: int, index: int) -> None:
+    frame = torch.from_numpy(NOISE[index]).permute(2, 0, 1)[None]
+    assert dark_edge(frame.roll(roll, dims=-1)) == (dark_edge(frame) + roll) % WIDTH
+
+
+@pytest.mark.parametrize("width", [1, 2, 5, 256, 3840])
+def test_the_darkest_direction_is_opposite_to_a_lamp(width: int) -> None:
+    frame = torch.full((1, 3, 4, width), 7, dtype=torch.uint8)
+    assert 0 <= dark_edge(frame) < width, "a frame without a bright side is cut somewhere, too"
+    for lamp in {0, width // 3, width - 1}:
+        lit = frame.clone()
+        lit[..., lamp] = 255
+        assert abs(dark_edge(lit) - (lamp + width / 2) % width) < 1
+
+
+def test_auto_is_cut_once_whatever_its_objects(small_nano: PanoSAM2) -> None:
+    tracker = PanoTracker(small_nano, TrackerConfig(view="auto"))
+    tracker.step(NOISE[0])
+    edge = tracker._edge
+    assert edge
+    tracker.step(NOISE[1], [Prompt(1, mask=blob(round(edge * WIDTH) % WIDTH))])
+    tracker.remove(1)
+    tracker.step(NOISE[2], [Prompt(2, mask=blob(10))])
+    assert tracker._edge == edge
+    tracker.reset()
+    tracker.step(NOISE[3])
+    assert tracker._edge not in (None, edge), "another stream, another cut"
 
 
 def test_the_law_is_not_empty(small_nano: PanoSAM2, free: TrackerConfig) -> None:

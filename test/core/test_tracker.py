@@ -297,7 +297,9 @@ def test_the_smallest_mask_stays_small(small_nano: PanoSAM2, noise_frames: Frame
     tiny[100:103, 200:203] = True
     result = PanoTracker(small_nano).step(large, [Prompt(1, mask=tiny)]).objects[1]
     assert 0 < result.area_px < 4000, "a cell of the decoded mask is 32x32 pixels here"
-    assert result.mask[112, 208], "the middle of the cell that holds the mask"
+    rows, columns = result.mask.nonzero()
+    far = max(abs(rows.mean() - 101), abs(columns.mean() - 201))
+    assert far <= 16, "the middle of the cell that holds the mask, wherever cells begin"
 
 
 def test_a_failure_inside_a_step_leaves_no_half_made_object(
@@ -322,7 +324,7 @@ def test_objects_do_not_influence_one_another(small_nano: PanoSAM2, noise_frames
     tracker = PanoTracker(small_nano)
     together = run(tracker, noise_frames[:10], prompts)
     np.testing.assert_allclose(logits_of(together, 1), logits_of(alone, 1), atol=1e-3, rtol=0)
-    late = run(PanoTracker(small_nano), noise_frames[4:10], {0: [Prompt(7, mask=MASK)]})
+    late = run(PanoTracker(small_nano), noise_frames[:10], {4: [Prompt(7, mask=MASK)]})
     np.testing.assert_allclose(logits_of(together, 7), logits_of(late, 7), atol=1e-3, rtol=0)
 
 
