@@ -52,11 +52,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from flops import counter
 from machine import machine
 from sam2.sam2_video_predictor import SAM2VideoPredictor
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from panosam2_core import PanoTracker, Prompt, load_model
 from panosam2_core.allocator import keep_freed_memory
@@ -414,10 +414,10 @@ def gflops(step: Ours) -> float:
     """GFLOPs of a step, attention by torch's kernels included."""
     chosen, step.network.precision = step.network.precision, torch.float32
     # The counter knows no fused kernels of the CPU, and takes operations apart behind autocast.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with sdpa_kernel(SDPBackend.MATH), counter() as counted:
         step()
     step.network.precision = chosen
-    return counter.get_total_flops() / 1e9
+    return counted.get_total_flops() / 1e9
 
 
 def best(device: str) -> torch.dtype:
@@ -453,14 +453,16 @@ def sizes(device: str, rounds: int) -> dict[str, Any]:
     }
 
 
-@torch.inference_mode()
 def profile(device: str, rounds: int) -> dict[str, Any]:
     """Where the time of a frame goes, by kind of operation; on a CPU."""
+    # Built outside of inference mode, as a program builds it: of its tensors nothing is derived.
     step = Ours(Peer(1024, 1, device), (1024, 1024), best(device))
-    step()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as recorded:
-        for _ in range(rounds):
-            step()
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.inference_mode():
+        step()
+        with torch.profiler.profile(activities=activities) as recorded:
+            for _ in range(rounds):
+                step()
     rows = recorded.key_averages()
     total = sum(row.self_cpu_time_total for row in rows)
     rows = sorted(rows, key=lambda row: -row.self_cpu_time_total)[:PROFILED]

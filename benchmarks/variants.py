@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from flops import counter
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "test" / "core"))
 
@@ -97,16 +97,16 @@ def gflops(config: ModelConfig) -> dict[str, float]:
     memory, draw = full_memory(model)
     stages = {}
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of the CPU are not counted
-        with FlopCounterMode(display=False) as counter:
+        with counter() as counted:
             features = model.encode_image(torch.zeros(1, 3, *config.input_size), pano=pano)
-        stages["encode"] = counter.get_total_flops() / 1e9
+        stages["encode"] = counted.get_total_flops() / 1e9
         now = 100
-        with FlopCounterMode(display=False) as counter:
+        with counter() as counted:
             decoded = propagate(model, features, [memory], [draw], now, pano=pano)
-        stages["track"] = counter.get_total_flops() / 1e9
-        with FlopCounterMode(display=False) as counter:
+        stages["track"] = counted.get_total_flops() / 1e9
+        with counter() as counted:
             observe(model, features, decoded, now, prompted=False, pano=pano)
-        stages["remember"] = counter.get_total_flops() / 1e9
+        stages["remember"] = counted.get_total_flops() / 1e9
     return {**stages, "total": sum(stages.values())}
 
 

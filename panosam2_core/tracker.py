@@ -303,9 +303,7 @@ class PanoTracker:
             int(p.object_id): dataclasses.replace(p, object_id=int(p.object_id)) for p in prompts
         }
         with clock.stage("preprocess"):
-            upload = torch.from_numpy(np.require(frame, requirements=["C", "W"])).to(
-                self.model.pixel_mean.device
-            )
+            upload = torch.from_numpy(_torchs(frame)).to(self.model.pixel_mean.device)
         frames = upload.permute(2, 0, 1)[None]
         edge, tracks = self._turned(list(given.values()), frames)
         step = FrameStep(self.model, self.config, self._ignored, self._now, edge, frames, clock)
@@ -580,6 +578,12 @@ def _view(chart: Chart) -> View | None:
         return None
     region = chart.region
     return View(-region.lon, region.lat, region.fov_h, region.fov_v)
+
+
+def _torchs(frame: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """The frame, copied if torch could not take it as it lies in memory."""
+    fits = frame.flags.writeable and min(frame.strides) > 0
+    return frame if fits else np.require(frame, requirements=["C", "W"])
 
 
 def _check_frame(frame: npt.NDArray[np.uint8]) -> tuple[int, int]:

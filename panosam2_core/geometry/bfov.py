@@ -24,6 +24,7 @@ from panosam2_core.geometry.erp import (
     Size,
     lonlat_grid,
     lonlat_to_ray,
+    pad_sphere,
     ray_to_pixel,
     rotation,
     sample_erp,
@@ -407,6 +408,8 @@ def crop(
             f"expected an image of shape (B, C, H, W), got {tuple(image.shape)}; "
             "add the missing dimensions with image[None]"
         )
+    if mode not in ("bilinear", "nearest"):
+        raise ValueError(f'expected mode "bilinear" or "nearest", got "{mode}"')
     if min(size_hw) < 1:
         raise ValueError(f"expected a crop of at least 1x1 pixels, got {size_hw}")
     height, width = image.shape[-2:]
@@ -416,35 +419,41 @@ def crop(
         coarse_h = bfov.fov_h / size_hw[1] / (_FULL_TURN / width)
         cells = _cell(coarse_v, height), _cell(coarse_h, width)
     column, bfov = _ahead(bfov, width)
-    window = _cut_window(bfov, (height, width), cells)
-    if window is not None and mode == "bilinear":
-        return _crop_window(image, bfov, size_hw, cells, column, window)
-    image = _shrink(image.roll(-column, dims=-1) if column else image, cells)
-    small = (image.shape[-2], image.shape[-1])
-    return sample_erp(image, crop_grid(bfov, size_hw, small, image.device), mode)
-
-
-def _crop_window(
-    image: Tensor,
-    bfov: BFoV,
-    size_hw: Size,
-    cells: tuple[int, int],
-    column: int,
-    window: tuple[int, int, int, int],
-) -> Tensor:
-    """`crop` as if ``image`` were rolled by ``column`` to the left, from `_cut_window` alone."""
-    height, width = image.shape[-2:]
-    top, bottom, left, right = window
-    piece = _shrink(_columns(image[..., top:bottom, :], left + column, right - left), cells)
-    exact = piece if piece.dtype in (torch.float32, torch.float64) else piece.float()
+    if mode == "nearest":
+        image = image.roll(-column, dims=-1) if column else image
+        return sample_erp(image, crop_grid(bfov, size_hw, (height, width), image.device), mode)
+    exact, corner, cell = _piece(image, column, _cut_window(bfov, (height, width), cells), cells)
     lam, phi = _crop_angles(bfov, size_hw, image.device, exact.dtype)
     # Turning back by the latitude is turning by its negative.
     lon, lat = _local_angles(replace(bfov, lat=-bfov.lat), lam, phi)
-    x = lon.mul_(width / _FULL_TURN).add_(width * (bfov.lon / _FULL_TURN + 0.5) - left)
-    y = lat.mul_(-height / math.pi).add_(0.5 * height - top)
-    grid = torch.stack((x / cells[1], y / cells[0]), dim=-1)
-    found = _sample_crop(exact, grid, False, "bilinear")
+    x = lon.mul_(width / _FULL_TURN).add_(width * (bfov.lon / _FULL_TURN + 0.5) - corner[1])
+    y = lat.mul_(-height / math.pi).add_(0.5 * height - corner[0])
+    grid = torch.stack((x / cell[1], y / cell[0]), dim=-1)
+    found = _sample_crop(exact, grid, False, mode)
     return found.to(image.dtype) if image.is_floating_point() else found
+
+
+def _piece(
+    image: Tensor, column: int, window: tuple[int, int, int, int] | None, cells: tuple[int, int]
+) -> tuple[Tensor, tuple[float, float], tuple[float, float]]:
+    """What is sampled of panoramas that are rolled by ``column`` to the left.
+
+    Returns:
+        A window, or all of them and a cell beyond each edge, shrunk; (row, column) of its corner
+        in the rolled panorama; (height, width) of its cells.
+    """
+    if window is not None:
+        top, bottom, left, right = window
+        cut = _columns(image[..., top:bottom, :], left + column, right - left)
+        return _exact(_shrink(cut, cells)), (top, left), cells
+    small = _exact(_shrink(image.roll(-column, dims=-1) if column else image, cells))
+    # Where cells do not fit, they are of another size.
+    v, h = image.shape[-2] / small.shape[-2], image.shape[-1] / small.shape[-1]
+    return pad_sphere(small), (-v, -h), (v, h)
+
+
+def _exact(image: Tensor) -> Tensor:
+    return image if image.dtype in (torch.float32, torch.float64) else image.float()
 
 
 def _cell(coarseness: float, size: int) -> int:
@@ -702,7 +711,7 @@ def uncrop(
         )
     if mode not in ("bilinear", "nearest"):
         raise ValueError(f'expected mode "bilinear" or "nearest", got "{mode}"')
-    exact = patch if patch.dtype in (torch.float32, torch.float64) else patch.float()
+    exact = _exact(patch)
     height, width = size_hw
     _, lat = lonlat_grid(size_hw, patch.device, exact.dtype)
     column, bfov = _ahead(bfov, width)

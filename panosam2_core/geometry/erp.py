@@ -317,8 +317,15 @@ def _beyond_pole(row: Tensor) -> Tensor:
     return 0.5 * (across + torch.roll(row, width // 2 + 1, dims=-1))
 
 
-def _pad_sphere(image: Tensor) -> Tensor:
-    """``(B, C, H + 2, W + 2)``: the picture with one pixel of what lies beyond each edge."""
+def pad_sphere(image: Tensor) -> Tensor:
+    """Pad panoramas by what lies beyond their edges.
+
+    Args:
+        image: ``(B, C, H, W)`` of any type.
+
+    Returns:
+        ``(B, C, H + 2, W + 2)``: columns from across the seam, rows from beyond the poles.
+    """
     height, width = image.shape[-2:]
     # Filled in place: concatenating rows and then columns would copy the picture twice.
     out = image.new_empty((*image.shape[:2], height + 2, width + 2))
@@ -361,7 +368,7 @@ def sample_erp(image: Tensor, uv: Tensor, mode: str = "bilinear") -> Tensor:
         raise ValueError(f'expected mode "bilinear" or "nearest", got "{mode}"')
     batch, height, width = image.shape[0], image.shape[2], image.shape[3]
     exact = image if image.dtype in (torch.float32, torch.float64) else image.float()
-    padded = _pad_sphere(exact)
+    padded = pad_sphere(exact)
     # fp32 at least: half precision misses by whole pixels on a 4K panorama.
     uv = uv.to(exact.dtype)
     grid_x = (torch.remainder(uv[..., 0], width) + 1.0) * (2.0 / (width + 2)) - 1.0

@@ -7,7 +7,6 @@ statistic that small training batches could spoil.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -16,6 +15,12 @@ from torch import Tensor, nn
 
 from panosam2_core.nn.derived import arithmetic_type
 from panosam2_core.nn.layers import CastOnceConv2d
+from panosam2_core.nn.products import (
+    CALLED,
+    as_product,
+    convolve_pixels,
+    has_bfloat16_kernels,
+)
 from panosam2_core.nn.wrap import pad_edges
 
 
@@ -73,15 +78,6 @@ def same_conv_relu6(conv: nn.Conv2d, x: Tensor, *, wrapped: bool) -> Tensor:
     return out
 
 
-@cache
-def _has_bfloat16_kernels() -> bool:
-    """Whether oneDNN convolves in bfloat16 on this CPU; its operator refuses where it does not.
-
-    torch's own convolution asks the same, and goes on without oneDNN.
-    """
-    return torch._C._has_mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
 def _conv_relu6(conv: nn.Conv2d, x: Tensor, padding: tuple[int, int] = (0, 0)) -> Tensor:
     """Convolution and ReLU6: one pass where a CPU computes in bfloat16.
 
@@ -90,11 +86,12 @@ def _conv_relu6(conv: nn.Conv2d, x: Tensor, padding: tuple[int, int] = (0, 0)) -
     weight, bias = conv.weight, conv.bias
     if isinstance(conv, CastOnceConv2d):
         weight, bias = conv.parameters_for(x)
+    if padding == (0, 0) and as_product(conv, x, weight.dtype):
+        return convolve_pixels(x, weight, bias, "relu6")
     half_on_cpu = x.dtype == weight.dtype == torch.bfloat16 and x.device.type == "cpu"
-    if half_on_cpu and _has_bfloat16_kernels() and not torch.is_grad_enabled():
-        clip = "hardtanh", [0.0, 6.0], ""
+    if half_on_cpu and has_bfloat16_kernels() and not torch.is_grad_enabled():
         fused: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, weight, bias, padding, conv.stride, [1, 1], conv.groups, *clip
+            x, weight, bias, padding, conv.stride, [1, 1], conv.groups, *CALLED["relu6"]
         )
         return fused
     out = F.conv2d(x, weight, bias, conv.stride, padding, 1, conv.groups)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from sam2.modeling.sam.transformer import Attention
-from sam2.modeling.sam2_utils import LayerNorm2d
+from sam2.modeling.sam2_utils import MLP, LayerNorm2d
 from torch import Tensor, nn
 
 from panosam2_core.nn.attention import DecoderAttention
 from panosam2_core.nn.derived import Derived, arithmetic_type
+from panosam2_core.nn.products import as_product, convolve_pixels, linear
 
 FEW_CHANNELS = 8
 
@@ -37,7 +38,34 @@ class CastOnceLinear(_CastOnce, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute as ``nn.Linear`` does."""
-        return F.linear(x, *self.parameters_for(x))
+        return self.then(x, "none")
+
+    def then(self, x: Tensor, activation: str) -> Tensor:
+        """Compute what follows in the same pass, see :func:`panosam2_core.nn.products.linear`.
+
+        Args:
+            x: (..., C).
+            activation: its name.
+
+        Returns:
+            (..., C').
+        """
+        return linear(x, *self.parameters_for(x), activation)
+
+
+_NAMES: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.GELU: "gelu"}
+
+
+class FusedMLP(MLP):  # type: ignore[misc]
+    """SAM2's ``MLP``, its activations in the pass of the products before them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute as ``MLP`` does."""
+        *hidden, last = self.layers
+        for layer in hidden:
+            x = layer.then(x, _NAMES[type(self.act)])
+        out: Tensor = last(x)
+        return F.sigmoid(out) if self.sigmoid_output else out
 
 
 class CastOnceConv2d(_CastOnce, nn.Conv2d):
@@ -45,7 +73,10 @@ class CastOnceConv2d(_CastOnce, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute as ``nn.Conv2d`` does."""
-        out: Tensor = self._conv_forward(x, *self.parameters_for(x))
+        weight, bias = self.parameters_for(x)
+        if as_product(self, x, weight.dtype):
+            return convolve_pixels(x, weight, bias)
+        out: Tensor = self._conv_forward(x, weight, bias)
         return out
 
 
@@ -121,6 +152,7 @@ _FASTER: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv2d: CastOnceConv2d,
     nn.ConvTranspose2d: CastOnceConvTranspose2d,
     LayerNorm2d: NormOfChannels,
+    MLP: FusedMLP,
     Attention: DecoderAttention,
 }
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from panosam2_core.errors import ConfigError
 from panosam2_core.nn.attention import attend_in_blocks
 from panosam2_core.nn.derived import Derived
+from panosam2_core.nn.products import linear
 
 
 class LatitudeSine(nn.Module):
@@ -167,7 +168,7 @@ class GridRoPEAttention(RoPEAttention):  # type: ignore[misc]
             ),
             dtype,
         )
-        return F.linear(mean, weight, bias)
+        return linear(mean, weight, bias)
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from panosam2_core.build import VARIANTS, build_model
 from panosam2_core.model import PanoSAM2
@@ -43,3 +44,15 @@ def noise_frames() -> list[npt.NDArray[np.uint8]]:
     generator = np.random.default_rng(0)
     coarse = generator.integers(128, 170, (40, 8, 16, 3), dtype=np.uint8)
     return [np.repeat(np.repeat(c, 8, axis=0), 8, axis=1) for c in coarse]
+
+
+class Recorded(TorchDispatchMode):
+    """Names of the operators that ran."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(str(func))
+        return func(*args, **(kwargs or {}))

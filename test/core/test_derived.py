@@ -8,12 +8,11 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import randomize
+from conftest import Recorded, randomize
 from sam2.modeling.backbones.hieradet import MultiScaleAttention
 from sam2.modeling.sam.transformer import Attention
 from sam2.modeling.sam2_utils import LayerNorm2d
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from panosam2_core.nn import efficientnet_lite, hiera
 from panosam2_core.nn.attention import attend, attend_in_blocks
@@ -123,26 +122,14 @@ def test_norm_of_channels_equals_sam2s(channels: int) -> None:
             torch.testing.assert_close(ours(given), theirs(given), atol=1e-6, rtol=1e-5)
 
 
-class Recorded(TorchDispatchMode):
-    """Names of the operators that ran."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: set[str] = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.add(str(func))
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("kernels", [True, False])
 def test_nanos_trunk_runs_where_onednn_has_no_bfloat16(
     kernels: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on CPUs without AVX512, where its own operator raises."""
-    if kernels and not efficientnet_lite._has_bfloat16_kernels():
+    if kernels and not efficientnet_lite.has_bfloat16_kernels():
         pytest.skip("this CPU has none")
-    monkeypatch.setattr(efficientnet_lite, "_has_bfloat16_kernels", lambda: kernels)
+    monkeypatch.setattr(efficientnet_lite, "has_bfloat16_kernels", lambda: kernels)
     block = InvertedResidual(6, Stage(3, 1, 6, 8, 1), 1).requires_grad_(False)
     make_faster(block)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), Recorded() as ran:

@@ -87,8 +87,8 @@ def test_a_window_is_sampled_as_the_whole_panorama_is(region: BFoV) -> None:
     fine = (96, 192)
     found = crop(PICTURE, region, fine, antialias=False)
     want = sample_erp(PICTURE, crop_grid(region, fine, SIZE))
-    # Neighbours differ by up to 255, and coordinates by rounding.
-    torch.testing.assert_close(found, want, atol=0.1, rtol=0)
+    # Neighbours differ by up to 255, and coordinates by rounding, most of all about a pole.
+    torch.testing.assert_close(found, want, atol=0.5, rtol=0)
 
 
 @pytest.fixture(scope="module")
