@@ -15,10 +15,11 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from panosam2_core import load_model
 from panosam2_core.allocator import keep_freed_memory
+from panosam2_core.nn import efficientnet_lite
 from panosam2_core.nn.products import convolve_pixels, linear
 
 SIZES = {
@@ -53,7 +54,8 @@ def main() -> None:
         inputs = _pixels(height)
         plain = least(rounds, lambda: [F.conv2d(*given) for given in inputs])  # noqa: B023
         ours = least(rounds, lambda: [convolve_pixels(*given) for given in inputs])  # noqa: B023
-        print(f"1x1 of {height}x{2 * height}: {plain:.2f}, {ours:.2f} ms, {plain / ours:.2f}x")
+        size = f"{len(inputs)} 1x1 of {height}x{2 * height}"
+        print(f"{size}: {plain:.2f}, {ours:.2f} ms, {plain / ours:.2f}x")
 
 
 def _torchs(x: Tensor, weight: Tensor, bias: Tensor | None, then: str) -> Tensor:
@@ -66,15 +68,19 @@ def _pixels(height: int) -> list[tuple[Tensor, Tensor, Tensor]]:
     trunk = load_model("nano", device="cpu", input_size=(height, 2 * height)).image_encoder.trunk
     found = []
 
-    def keep(conv: torch.nn.Conv2d, given: tuple[Tensor], out: Tensor) -> None:
-        x = given[0].bfloat16().contiguous(memory_format=torch.channels_last)
-        found.append((x, conv.weight.bfloat16(), conv.bias.bfloat16()))
+    def keep(conv: nn.Conv2d, x: Tensor) -> None:
+        if conv.kernel_size == (1, 1):
+            x = x.bfloat16().contiguous(memory_format=torch.channels_last)
+            found.append((x, conv.weight.bfloat16(), conv.bias.bfloat16()))
 
+    # Those with ReLU6 after them are called by this function, the others as modules.
+    real = efficientnet_lite._conv_relu6
+    efficientnet_lite._conv_relu6 = lambda conv, x, *rest: (keep(conv, x), real(conv, x, *rest))[1]
     for module in trunk.modules():
-        if isinstance(module, torch.nn.Conv2d) and module.kernel_size == (1, 1):
-            module.register_forward_hook(keep)
-    with torch.inference_mode(False), torch.enable_grad():  # whole layers, one by one
-        trunk(torch.randn(1, 3, height, 2 * height), wrap=True)
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_pre_hook(lambda conv, given: keep(conv, given[0]))
+    trunk(torch.randn(1, 3, height, 2 * height), wrap=True)
+    efficientnet_lite._conv_relu6 = real
     return found
 
 

@@ -1,7 +1,7 @@
 """Views of the sphere and gates: what each is worth, what it costs, and if it keeps its laws.
 
     python benchmarks/views.py table [--clips 48] [--seeds 3] [--rows NAME ...] [--jobs 2]
-    python benchmarks/views.py speed [--clips 6] [--frames 40]
+    python benchmarks/views.py speed [--clips 6] [--frames 40] [--input-size 512x1024]
     python benchmarks/views.py roll VIDEO --box X0,Y0,X1,Y1 [--rolls 16,80,256] [--frames 40]
     python benchmarks/views.py sheets VIDEO --box X0,Y0,X1,Y1 [--box ...] --out sheet.png
 
@@ -31,6 +31,7 @@ from view_rows import GATE_ROWS, ROWS, VIEW_ROWS, Kept, digest, make_tracker, sp
 
 from panosam2_core import PanoTracker, Prompt
 from panosam2_core.allocator import keep_freed_memory
+from panosam2_core.build import parse_input_size
 from panosam2_core.data.synthetic import SyntheticWorld
 from panosam2_core.evaluation.episodes import Episode, synthetic_episode
 from panosam2_core.evaluation.predictors import TrackerPredictor
@@ -58,6 +59,12 @@ def main() -> None:
     part = parts.add_parser("speed")
     part.add_argument("--clips", type=int, default=6, help="of the test split")
     part.add_argument("--frames", type=int, default=40, help="of each")
+    part.add_argument(
+        "--input-size",
+        type=parse_input_size,
+        metavar="HxW",
+        help="instead of nano's; of half: half",
+    )
     part.set_defaults(work=speed)
     add_footage(parts.add_parser("roll"), roll)
     add_footage(parts.add_parser("sheets"), sheets)
@@ -125,7 +132,8 @@ def lines_of(rows: dict[str, list[dict[str, Any]]]) -> list[str]:
 
 def speed(args: argparse.Namespace) -> None:
     """Print frames per second, and ratios to `sphere` clip by clip."""
-    trackers = {row: make_tracker(row, args.checkpoint) for row in VIEW_ROWS}
+    size = args.input_size
+    trackers = {row: make_tracker(row, args.checkpoint, size=size) for row in VIEW_ROWS}
     full = trackers["sphere"].model.input_size
     trackers[HALF] = make_tracker("local", args.checkpoint, size=(full[0] // 2, full[1] // 2))
     world = SyntheticWorld(split="test")

@@ -22,6 +22,8 @@ from panosam2_core.prompts import Prompt, box_span
 Span = tuple[int, int]  # first column in [0, width), number of columns
 
 NEAR = 1 / 16  # of the width: nearer to an edge than this, an object is too near
+ROWS = 256  # of a frame that are added up at the least, if it has so many
+LEAST_SHARE = 1e-6  # of the light; what is less one-sided is so by rounding
 LEAST_STEP = 32  # pixels of the network's input: networks of this stride see no difference
 
 
@@ -72,7 +74,7 @@ def free_edge(spans: Sequence[Span], width: int) -> tuple[int, int]:
     return (start + room) % width, room
 
 
-def dark_edge(frame: Tensor) -> int:
+def dark_edge(frame: Tensor) -> int | None:
     """Find a column that belongs to the scene, whatever the column at which a camera begins.
 
     Paper silent; chosen because it costs one sum and hangs on no object: opposite to the
@@ -82,12 +84,16 @@ def dark_edge(frame: Tensor) -> int:
         frame: (1, 3, H, W) uint8 of a closed panorama.
 
     Returns:
-        A column in [0, W); of a rolled frame the rolled column.
+        A column in [0, W); of a rolled frame the rolled column. ``None`` where light comes from
+        nowhere in particular, as of a black frame.
     """
-    width = frame.shape[-1]
-    light = frame.sum(dim=(0, 1, 2), dtype=torch.int64).to("cpu", torch.float64)
+    height, width = frame.shape[-2:]
+    rows = frame[0, :, :: max(1, height // ROWS)]  # enough to see where light comes from
+    light = rows.sum(dim=(0, 1), dtype=torch.int64).to("cpu", torch.float64)
     angle = (torch.arange(width, dtype=torch.float64) + 0.5) * (math.tau / width)
     east, north = float(light @ angle.cos()), float(light @ angle.sin())
+    if math.hypot(east, north) <= LEAST_SHARE * float(light.sum()):
+        return None
     dark = (math.atan2(north, east) / math.tau + 0.5) * width
     # Symmetric frames are dark in the middle of a column or between two: far from this rounding.
     return math.floor(dark + 0.25) % width

@@ -422,16 +422,18 @@ class FrameStep:
         if not looks:
             return self._not_looked_for(track)
         closer = [found for found in looks if found.sight.closer]
+        # What is found and yet not visible, as the user sets visibility, is searched for further.
+        search = Search(_search_of(track).looks + count - len(closer))
         for found in closer:
             if self._alike(found) >= ALIKE:
-                return found
+                return dataclasses.replace(found, search=search)
         others = [found for found in looks if not found.sight.closer]
         best = max(others, key=self._alike, default=None)
         lead = self._lead(best) if best else None
         # What is back too large for a local view was seen as closely as can be.
         if best and not lead and not best.sight.local and self._alike(best) >= ALIKE:
-            return best
-        search = Search(_search_of(track).looks + count - len(closer), lead)
+            return dataclasses.replace(best, search=search)
+        search = dataclasses.replace(search, lead=lead)
         return dataclasses.replace(_hidden(best or looks[0]), search=search)
 
     def _lead(self, found: Prediction) -> Pursuit | None:

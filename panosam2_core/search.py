@@ -3,8 +3,8 @@
 A frame has so many looks for all lost objects together, which share them in turn; an object goes
 through its kinds of looks one after the other. Half of them are at places that have its colours,
 every other one of these at the likeliest, where it fills as much of the view as it did when it
-was last seen. What a look finds is a lead:
-the object's next look is a closer one at it, and only that can bring the object back.
+was last seen. What a look finds is a lead: the object's next look is a closer one at it, and only
+that can bring the object back.
 """
 
 from __future__ import annotations

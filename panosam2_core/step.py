@@ -230,8 +230,9 @@ def observe(
 
     def own(part: Tensor) -> Tensor:
         # A view would keep alive what belongs to other objects, or to nobody.
-        whole = part.untyped_storage().nbytes() == part.nbytes
-        return part if torch.is_grad_enabled() or whole else part.clone()
+        if torch.is_grad_enabled() or part.untyped_storage().nbytes() == part.nbytes:
+            return part
+        return part.clone()
 
     return [
         Observation(

@@ -116,7 +116,7 @@ class PanoTracker:
         if object_id not in self._tracks:
             raise UnknownObjectError(object_id, self.object_ids)
         del self._tracks[object_id]
-        if not self._tracks and self.config.turns:
+        if not self._tracks and not self.config.zooms:
             self._edge = None
 
     def forget_short_term(self) -> None:
@@ -306,7 +306,9 @@ class PanoTracker:
             upload = torch.from_numpy(_torchs(frame)).to(self.model.pixel_mean.device)
         frames = upload.permute(2, 0, 1)[None]
         edge, tracks = self._turned(list(given.values()), frames)
-        step = FrameStep(self.model, self.config, self._ignored, self._now, edge, frames, clock)
+        step = FrameStep(
+            self.model, self.config, self._ignored, self._now, edge or 0.0, frames, clock
+        )
         with self.model.autocast():
             prompted = [step.prompt(p, self._prompted_track(p, tracks)) for p in given.values()]
             tracked = step.follow([t for i, t in tracks.items() if i not in given])
@@ -322,27 +324,37 @@ class PanoTracker:
                 i: self._portraits(predictions[i], result.objects[i], prompted=i in given)
                 for i in predictions
             }
-        self._commit(step, predictions, outlooks, portraits, result, given)
+        self._commit(step, edge, predictions, outlooks, portraits, result, given)
         clock.finish()
         return result
 
+    def _chosen_edge(self, prompts: Sequence[Prompt], frame: Tensor) -> float | None:
+        """Where to cut panoramas as long as nothing is remembered of any; ``None``: no matter."""
+        if not (self.config.zooms or self.config.turns):
+            return None
+        width = frame.shape[-1]
+        column = dark_edge(frame) if self.config.zooms else None
+        spans = [span for prompt in prompts for span in columns_of(prompt, width)]
+        if column is None and spans:
+            column = free_edge(spans, width)[0]
+        # Half a cell on, so that what is as small as a cell of the masks lies in one of them.
+        half = width // (2 * self._grid[1])
+        return None if column is None else (column + half) % width / width
+
     def _turned(
         self, prompts: Sequence[Prompt], frame: Tensor
-    ) -> tuple[float, Mapping[int, Track]]:
+    ) -> tuple[float | None, Mapping[int, Track]]:
         """Where to cut this frame, and the objects as they are remembered of frames cut so."""
-        edge, tokens, width = self._edge or 0.0, self.model.grid_hw[1], frame.shape[-1]
+        edge, tokens, width = self._edge, self.model.grid_hw[1], frame.shape[-1]
+        cuts = self.config.zooms or self.config.turns
+        if edge is None or not (self._tracks or cuts):
+            return self._chosen_edge(prompts, frame), self._tracks
         if edge and not self.config.wraps:  # since the last frame; only what is closed is turned
             back = -round(edge * tokens) % tokens
             return 0.0, {i: track.turned(back) for i, track in self._tracks.items()}
-        # Half a cell on, so that what is as small as a cell of the masks lies in one of them.
-        half = width // (2 * self._grid[1])
         if not self.config.turns:
-            once = self._edge is None and self.config.zooms
-            return (dark_edge(frame) + half) % width / width if once else edge, self._tracks
+            return edge, self._tracks
         spans = [span for prompt in prompts for span in columns_of(prompt, width)]
-        if self._edge is None:
-            chosen = free_edge(spans, width)[0] + half if spans else 0
-            return chosen % width / width, self._tracks
         spans += [
             (math.floor(first * width + 0.5) % width, max(1, math.floor(count * width + 0.5)))
             for first, count in (t.columns for t in self._tracks.values() if t.columns)
@@ -433,6 +445,7 @@ class PanoTracker:
     def _commit(
         self,
         step: FrameStep,
+        edge: float | None,
         predictions: Mapping[int, Prediction],
         outlooks: Mapping[int, Outlook],
         portraits: Mapping[int, Tensor | None],
@@ -440,8 +453,9 @@ class PanoTracker:
         prompted: Collection[int],
     ) -> None:
         """The only place where a step changes the state, after all that can fail."""
-        chosen = self._tracks or predictions or not self.config.turns
-        self._edge = step.whole.edge if chosen else None
+        # Without objects nothing is remembered, and the next prompt may choose again.
+        kept = edge if self.config.zooms else None
+        self._edge = step.whole.edge if predictions else kept
         for object_id, found in result.objects.items():
             prediction, outlook = predictions[object_id], outlooks[object_id]
             track = prediction.sight.track

@@ -439,7 +439,7 @@ def _piece(
     """What is sampled of panoramas that are rolled by ``column`` to the left.
 
     Returns:
-        A window, or all of them and a cell beyond each edge, shrunk; (row, column) of its corner
+        A window, or all of them and cells beyond each edge, shrunk; (row, column) of its corner
         in the rolled panorama; (height, width) of its cells.
     """
     if window is not None:
@@ -449,7 +449,9 @@ def _piece(
     small = _exact(_shrink(image.roll(-column, dims=-1) if column else image, cells))
     # Where cells do not fit, they are of another size.
     v, h = image.shape[-2] / small.shape[-2], image.shape[-1] / small.shape[-1]
-    return pad_sphere(small), (-v, -h), (v, h)
+    # Two columns: the middle of the region may be more than half a pixel off that of the picture.
+    across = min(2, small.shape[-1])
+    return pad_sphere(small, across), (-v, -across * h), (v, h)
 
 
 def _exact(image: Tensor) -> Tensor:

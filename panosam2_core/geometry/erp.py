@@ -317,23 +317,26 @@ def _beyond_pole(row: Tensor) -> Tensor:
     return 0.5 * (across + torch.roll(row, width // 2 + 1, dims=-1))
 
 
-def pad_sphere(image: Tensor) -> Tensor:
+def pad_sphere(image: Tensor, columns: int = 1) -> Tensor:
     """Pad panoramas by what lies beyond their edges.
 
     Args:
-        image: ``(B, C, H, W)`` of any type.
+        image: ``(B, C, H, W)`` of a floating type.
+        columns: On each side, at most W.
 
     Returns:
-        ``(B, C, H + 2, W + 2)``: columns from across the seam, rows from beyond the poles.
+        ``(B, C, H + 2, W + 2 columns)``: columns from across the seam, a row from beyond each
+        pole.
     """
     height, width = image.shape[-2:]
     # Filled in place: concatenating rows and then columns would copy the picture twice.
-    out = image.new_empty((*image.shape[:2], height + 2, width + 2))
-    out[..., 1:-1, 1:-1] = image
-    out[..., :1, 1:-1] = _beyond_pole(image[..., :1, :])
-    out[..., -1:, 1:-1] = _beyond_pole(image[..., -1:, :])
-    out[..., 0] = out[..., -2]
-    out[..., -1] = out[..., 1]
+    out = image.new_empty((*image.shape[:2], height + 2, width + 2 * columns))
+    middle = out[..., columns:-columns]
+    middle[..., 1:-1, :] = image
+    middle[..., :1, :] = _beyond_pole(image[..., :1, :])
+    middle[..., -1:, :] = _beyond_pole(image[..., -1:, :])
+    out[..., :columns] = middle[..., -columns:]
+    out[..., -columns:] = middle[..., :columns]
     return out
 
 

@@ -61,9 +61,13 @@ class FusedMLP(MLP):  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute as ``MLP`` does."""
+        then = _NAMES.get(type(self.act))
+        if then is None or torch.is_grad_enabled():
+            plain: Tensor = super().forward(x)
+            return plain
         *hidden, last = self.layers
         for layer in hidden:
-            x = layer.then(x, _NAMES[type(self.act)])
+            x = layer.then(x, then)
         out: Tensor = last(x)
         return F.sigmoid(out) if self.sigmoid_output else out
 

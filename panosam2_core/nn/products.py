@@ -30,18 +30,24 @@ LARGE = 2**24  # multiplications from which on oneDNN is the faster one in float
 
 
 @cache
-def has_bfloat16_kernels() -> bool:
-    """Whether oneDNN computes in bfloat16 on this CPU; its operators refuse where it does not.
-
-    torch's own operators ask the same, and go on without oneDNN.
-    """
-    return torch._C._has_mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+def _on_x86() -> bool:
+    # Elsewhere other libraries are behind both, and nothing was measured.
+    return torch._C._has_mkldnn and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 
 
 @cache
-def _has_float32_kernels() -> bool:
-    # Elsewhere other libraries are behind both, and nothing was measured.
-    return torch._C._has_mkldnn and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+def _knows_bfloat16() -> bool:
+    return _on_x86() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def has_bfloat16_kernels() -> bool:
+    """Whether oneDNN computes in bfloat16 on this CPU; its operators refuse where it does not."""
+    return bool(torch.backends.mkldnn.enabled) and _knows_bfloat16()
+
+
+def has_float32_kernels() -> bool:
+    """Whether oneDNN computes in float32 on this CPU, and was measured on such."""
+    return bool(torch.backends.mkldnn.enabled) and _on_x86()
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, then: str = "none") -> Tensor:
@@ -57,6 +63,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, then: str = "n
         (..., C') in the type of ``weight``, or of autocast.
     """
     if not torch.is_grad_enabled() and x.device.type == "cpu" and _pays(x, weight):
+        # The operator takes the numbers of the bias as they lie, whatever its stride.
+        bias = None if bias is None else bias.contiguous()
         fused: Tensor = torch.ops.mkldnn._linear_pointwise(
             x.to(weight.dtype), weight, bias, *CALLED[then]
         )
@@ -99,7 +107,8 @@ def as_product(conv: nn.Conv2d, x: Tensor, dtype: torch.dtype) -> bool:
 
 
 def _pays(x: Tensor, weight: Tensor) -> bool:
+    cast = torch.is_autocast_enabled("cpu")
     if weight.dtype == torch.bfloat16:
-        return has_bfloat16_kernels()
-    large = x.numel() * weight.shape[0] >= LARGE
-    return weight.dtype == torch.float32 and large and _has_float32_kernels()
+        return (cast or x.dtype == torch.bfloat16) and has_bfloat16_kernels()
+    exact = x.dtype == weight.dtype == torch.float32 and not cast
+    return exact and x.numel() * weight.shape[0] >= LARGE and has_float32_kernels()

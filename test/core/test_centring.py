@@ -179,17 +179,65 @@ def test_a_roll_by_any_column_rolls_the_masks_exactly(
 @given(st.integers(1, WIDTH), st.integers(0, 11))
 def test_the_darkest_direction_rolls_with_the_frame(roll: int, index: int) -> None:
     frame = torch.from_numpy(NOISE[index]).permute(2, 0, 1)[None]
-    assert dark_edge(frame.roll(roll, dims=-1)) == (dark_edge(frame) + roll) % WIDTH
+    here = dark_edge(frame)
+    assert here is not None
+    assert dark_edge(frame.roll(roll, dims=-1)) == (here + roll) % WIDTH
 
 
 @pytest.mark.parametrize("width", [1, 2, 5, 256, 3840])
 def test_the_darkest_direction_is_opposite_to_a_lamp(width: int) -> None:
     frame = torch.full((1, 3, 4, width), 7, dtype=torch.uint8)
-    assert 0 <= dark_edge(frame) < width, "a frame without a bright side is cut somewhere, too"
     for lamp in {0, width // 3, width - 1}:
         lit = frame.clone()
         lit[..., lamp] = 255
-        assert abs(dark_edge(lit) - (lamp + width / 2) % width) < 1
+        found = dark_edge(lit)
+        assert found is not None
+        assert abs(found - (lamp + width / 2) % width) < 1
+
+
+@pytest.mark.parametrize("width", [2, 6, 256, 1000])
+def test_no_direction_is_darkest_where_all_are_alike(width: int) -> None:
+    """What rounding leaves is no direction: it would not roll with the frame."""
+    frame = torch.zeros(1, 3, 4, width, dtype=torch.uint8)
+    assert dark_edge(frame) is None
+    assert dark_edge(frame + 200) is None
+    half = torch.randint(0, 255, (1, 3, 4, width // 2), dtype=torch.uint8)
+    assert dark_edge(torch.cat((half, half), dim=-1)) is None, "the same on both sides"
+
+
+@pytest.mark.parametrize("roll", [37, 101])
+def test_a_dark_first_frame_breaks_no_law(small_nano: PanoSAM2, roll: int) -> None:
+    config = TrackerConfig(view="auto", motion_gate_deg=0.0, half_maps=False)
+    black, prompt = np.zeros_like(NOISE[0]), [Prompt(1, mask=blob(100))]
+    rolled = [Prompt(1, mask=np.roll(blob(100), roll, axis=1))]
+    for first in ([black, *NOISE[:3]], [*NOISE[:1], *NOISE[:3]]):
+        for start in (0, 1):  # prompted on the dark frame, or on the one after it
+            masks: list[npt.NDArray[np.bool_]] = []
+            for by, prompts in ((0, prompt), (roll, rolled)):
+                tracker = PanoTracker(small_nano, config)
+                for t, frame in enumerate(first):
+                    found = tracker.step(np.roll(frame, by, axis=1), prompts if t == start else [])
+                masks.append(np.roll(found.objects[1].mask, -by, axis=1))
+            assert np.array_equal(*masks)
+
+
+def test_sphere_is_as_the_camera_gives_it_whatever_was_before(small_nano: PanoSAM2) -> None:
+    """And ``auto`` chooses although something else was watched before: the view is live."""
+    tracker, fresh = PanoTracker(small_nano), PanoTracker(small_nano, TrackerConfig(view="sphere"))
+    tracker.step(NOISE[0], [Prompt(1, mask=blob(100))])
+    tracker.remove(1)
+    tracker.config = fresh.config
+    for one in (tracker, fresh):
+        found = one.step(NOISE[1], [Prompt(2, mask=blob(50))]).objects[2]
+    assert np.array_equal(
+        tracker.step(NOISE[2]).objects[2].mask, fresh.step(NOISE[2]).objects[2].mask
+    )
+    assert found.mask.any()
+    for one in (tracker, fresh):
+        one.remove(2)
+        one.config = TrackerConfig()
+        one.step(NOISE[3], [Prompt(3, mask=blob(80))])
+    assert fresh._edge
 
 
 def test_auto_is_cut_once_whatever_its_objects(small_nano: PanoSAM2) -> None:

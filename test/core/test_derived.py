@@ -14,7 +14,7 @@ from sam2.modeling.sam.transformer import Attention
 from sam2.modeling.sam2_utils import LayerNorm2d
 from torch import nn
 
-from panosam2_core.nn import efficientnet_lite, hiera
+from panosam2_core.nn import efficientnet_lite, hiera, products
 from panosam2_core.nn.attention import attend, attend_in_blocks
 from panosam2_core.nn.derived import Derived
 from panosam2_core.nn.efficientnet_lite import InvertedResidual, Stage
@@ -129,12 +129,15 @@ def test_nanos_trunk_runs_where_onednn_has_no_bfloat16(
     """As on CPUs without AVX512, where its own operator raises."""
     if kernels and not efficientnet_lite.has_bfloat16_kernels():
         pytest.skip("this CPU has none")
-    monkeypatch.setattr(efficientnet_lite, "has_bfloat16_kernels", lambda: kernels)
+    for module in (efficientnet_lite, products):
+        monkeypatch.setattr(module, "has_bfloat16_kernels", lambda: kernels)
     block = InvertedResidual(6, Stage(3, 1, 6, 8, 1), 1).requires_grad_(False)
     make_faster(block)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), Recorded() as ran:
-        block(noise(1, 6, 8, 12).bfloat16(), wrap=True)
-    assert any("_convolution_pointwise" in name for name in ran.names) is kernels
+        x = noise(1, 6, 8, 12).bfloat16().contiguous(memory_format=torch.channels_last)
+        block(x, wrap=True)
+    for private in ("_convolution_pointwise", "_linear_pointwise"):
+        assert any(private in name for name in ran.names) is kernels
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -50,30 +50,47 @@ def test_it_is_a_product(
     with torch.inference_mode():
         found = linear(x, weight, bias if biased else None, then)
         close(found, FOLLOWING[then](exact), dtype)
-        strided = torch.stack((x, x + 1), dim=-1)[..., 0]
-        assert torch.equal(linear(strided, weight, bias if biased else None, then), found)
+        x, weight, bias = (
+            torch.stack((part, part + 1), dim=-1)[..., 0] for part in (x, weight, bias)
+        )
+        found = linear(x, weight, bias if biased else None, then)
+        close(found, FOLLOWING[then](exact), dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_one_pass_where_it_pays(dtype: torch.dtype) -> None:
-    fits = products._has_float32_kernels() if dtype == torch.float32 else False
+    fits = products.has_float32_kernels() if dtype == torch.float32 else False
     fits = fits or (dtype == torch.bfloat16 and products.has_bfloat16_kernels())
     assert BIG[0] * BIG[1] * BIG[2] * BIG[3] >= LARGE
     x, weight, bias = given(BIG, dtype)
     with torch.no_grad(), Recorded() as ran:
         linear(x, weight, bias, "gelu")
     assert any("_linear_pointwise" in name for name in ran.names) is fits
+    with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False), Recorded() as ran:
+        linear(x, weight, bias, "gelu")
+    assert not any("mkldnn" in name for name in ran.names), "the user has switched it off"
     with Recorded() as ran:  # what is differentiated, or exported
         linear(x, weight.requires_grad_(), bias).sum().backward()
     assert not any("mkldnn" in name for name in ran.names)
     torch.testing.assert_close(weight.grad, x.sum((0, 1)).expand_as(weight), atol=0.5, rtol=0.02)
 
 
+def test_types_are_those_of_torchs_product() -> None:
+    for size in (SMALL, BIG):
+        x, weight, bias = given(size, torch.float32)
+        with torch.no_grad():
+            with torch.autocast("cpu", torch.bfloat16):
+                assert linear(x, weight, bias).dtype == torch.bfloat16
+            for other in (x.double(), x.bfloat16()):
+                with pytest.raises(RuntimeError, match=r"dtype|type"):
+                    linear(other, weight, bias)
+
+
 @pytest.mark.parametrize("kernels", [True, False])
 def test_nothing_hangs_on_the_kernels(kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not kernels:
         monkeypatch.setattr(products, "has_bfloat16_kernels", lambda: False)
-        monkeypatch.setattr(products, "_has_float32_kernels", lambda: False)
+        monkeypatch.setattr(products, "has_float32_kernels", lambda: False)
     for dtype in (torch.float32, torch.bfloat16):
         x, weight, bias = given(BIG, dtype)
         with torch.inference_mode():
@@ -101,6 +118,15 @@ def test_only_a_plain_convolution_of_pixels_is_a_product() -> None:
         assert not as_product(nn.Conv2d(8, 8, 1), x.contiguous(), torch.bfloat16)
         assert not as_product(nn.Conv2d(8, 8, 1), x, torch.float32)
     assert not as_product(nn.Conv2d(8, 8, 1), x, torch.bfloat16), "with gradients"
+
+
+def test_an_mlp_of_another_activation_is_left_as_it_is() -> None:
+    theirs = MLP(8, 16, 4, 2, activation=nn.SiLU)
+    ours = copy.deepcopy(theirs)
+    make_faster(ours)
+    x = torch.randn(3, 8)
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(x), theirs(x))
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU])

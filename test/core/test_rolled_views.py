@@ -68,6 +68,20 @@ def test_so_is_what_one_view_shows_of_another(one: BFoV, other: BFoV, columns: i
     assert torch.equal(recrop(patch, *here, (12, 24), 0.0), recrop(patch, *there, (12, 24), 0.0))
 
 
+@pytest.mark.parametrize("rest", [-0.43, 0.0, 0.5, 0.56])
+@pytest.mark.parametrize("lat", [0.0, 1.2])
+def test_what_lies_between_two_columns_is_sampled_over_the_seam(rest: float, lat: float) -> None:
+    """Regions that nobody has snapped leave up to 9/16 of a pixel."""
+    region = BFoV((7 + rest) * RATIO, lat, math.tau, math.pi)
+    found = crop(PICTURE, region, (360, 720), antialias=False)
+    want = sample_erp(PICTURE, crop_grid(region, (360, 720), SIZE, dtype=torch.float64).float())
+    seam = torch.tensor([*range(4), *range(716, 720)])  # the poles' rows hang on rounding
+    rows = slice(40, 320)
+    torch.testing.assert_close(
+        found[..., rows, :][..., seam], want[..., rows, :][..., seam], atol=0.5, rtol=0
+    )
+
+
 @given(regions)
 @example(BFoV(math.pi, 0.0, 1.0, 0.5))
 @example(BFoV(-math.pi, 0.7, 1.0, 0.5))
@@ -88,7 +102,8 @@ def test_a_window_is_sampled_as_the_whole_panorama_is(region: BFoV) -> None:
     found = crop(PICTURE, region, fine, antialias=False)
     want = sample_erp(PICTURE, crop_grid(region, fine, SIZE))
     # Neighbours differ by up to 255, and coordinates by rounding, most of all about a pole.
-    torch.testing.assert_close(found, want, atol=0.5, rtol=0)
+    polar = abs(region.lat) + region.fov_v / 2 > 1.4
+    torch.testing.assert_close(found, want, atol=0.5 if polar else 0.1, rtol=0)
 
 
 @pytest.fixture(scope="module")

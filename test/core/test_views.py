@@ -241,6 +241,30 @@ def test_lost_objects_share_the_looks_of_a_frame(
         assert all(None in places and len(places) >= 3 for places in seen.values())
 
 
+def test_what_is_found_but_not_visible_enough_is_searched_for_further(
+    seeing: PanoSAM2, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The user decides from what visibility on an object counts as visible."""
+    sure, real = [5.0], step_module.propagate
+
+    def said(*args: Any, **kwargs: Any) -> Decoded:
+        decoded = real(*args, **kwargs)
+        logit = decoded.object_logit
+        return decoded._replace(object_logit=logit.where(logit < 0, sure[0]))
+
+    monkeypatch.setattr(step_module, "propagate", said)
+    tracker = PanoTracker(seeing, TrackerConfig(occluded_below=0.7))
+    lose(tracker, disc(40, 0, 6))
+    back = disc(-120, 20, 6)
+    sure[0] = 0.4  # a visibility of 0.6
+    for _ in range(14):
+        assert tracker.step(picture(back)).objects[1].state is not ObjectState.VISIBLE
+        assert tracker._tracks[1].lost
+    sure[0] = 5.0
+    states = [tracker.step(picture(back)).objects[1].state for _ in range(8)]
+    assert states[-1] is ObjectState.VISIBLE
+
+
 @pytest.mark.parametrize("lon", [-150.0, 179.0, 100.0])
 @pytest.mark.parametrize("lat", [-60.0, 0.0, 35.0])
 def test_a_search_finds_what_has_the_colours_at_once(

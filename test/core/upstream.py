@@ -43,12 +43,12 @@ def save_checkpoint(predictor: SAM2VideoPredictor, folder: Path) -> Path:
     return path
 
 
-def make_video(folder: Path) -> Frames:
+def make_video(folder: Path, count: int = FRAMES) -> Frames:
     """Write JPEG files as the predictor reads them, and return what is in them."""
     generator = np.random.default_rng(5)
     image = generator.integers(0, 255, (16, 16, 3), dtype=np.uint8)
     frames = []
-    for t in range(FRAMES):
+    for t in range(count):
         large = Image.fromarray(np.roll(image, t, axis=1)).resize((SIZE, SIZE))
         large.save(folder / f"{t:05d}.jpg", quality=95)
         frames.append(np.array(Image.open(folder / f"{t:05d}.jpg").convert("RGB")))
@@ -68,8 +68,9 @@ def upstream_logits(
     state = predictor.init_state(str(folder))
     for i, prompt in enumerate(prompts):
         ask(predictor, state, 0, obj_id=i + 1, **prompt)
-    track_to(predictor, state, 0, FRAMES - 1)
-    return logits_in(state, FRAMES)
+    count = state["num_frames"]
+    track_to(predictor, state, 0, count - 1)
+    return logits_in(state, count)
 
 
 def track_to(predictor: SAM2VideoPredictor, state: dict[str, Any], first: int, last: int) -> None:
