@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -450,7 +450,7 @@ class PanoTracker:
         outlooks: Mapping[int, Outlook],
         portraits: Mapping[int, Tensor | None],
         result: FrameResult,
-        prompted: Collection[int],
+        prompts: Mapping[int, Prompt],
     ) -> None:
         """The only place where a step changes the state, after all that can fail."""
         # Without objects nothing is remembered, and the next prompt may choose again.
@@ -475,13 +475,25 @@ class PanoTracker:
             track.close, track.small = outlook.close, outlook.small
             track.portraits = portraits[object_id]
             if found.state is ObjectState.VISIBLE:
-                _learn_usual(track, found, prompted=object_id in prompted)
+                self._learn_usual(track, found, prompts.get(object_id))
                 width = step.size_hw[1]
                 track.columns = found.box[0] / width, found.box[2] / width
             track.last_seen = self._now - found.frames_since_seen
             track.label = found.label
             self._tracks[object_id] = track
         self._now += 1
+
+    def _learn_usual(self, track: Track, found: ObjectResult, prompt: Prompt | None) -> None:
+        """Follow what is usual for an object; a prompt's score is none of the network's own."""
+        if prompt is None:
+            score, usual = found.mask_score, track.usual_score or found.mask_score
+            track.usual_score = usual + SCORE_RATE * (score - usual)
+            track.usual_size += SIZE_RATE * (found.solid_angle_sr - track.usual_size)
+            return
+        # Of a small object's mask the panorama shows next to nothing: the user's own counts.
+        said = prompt.mask
+        region = None if said is None else measure(said != 0, self.config.pano, self.config.fov)
+        track.usual_size = region.solid_angle_sr if region else found.solid_angle_sr
 
     def check_prompts(self, prompts: Sequence[Prompt], size_hw: tuple[int, int]) -> None:
         """Check the prompts of one frame without changing anything.
@@ -574,17 +586,6 @@ def _fields(region: RegionMeasure) -> Iterator[tuple[str, Any]]:
 _NOWHERE: dict[str, Any] = dict(
     _fields(RegionMeasure(0, 0.0, False, (0, 0, 0, 0), np.zeros(3), 0.0, 0.0, 0.0, 0.0))
 )
-
-
-def _learn_usual(track: Track, found: ObjectResult, *, prompted: bool) -> None:
-    """Follow what is usual for an object; a prompt's score is none of the network's own."""
-    size = found.solid_angle_sr
-    if prompted:
-        track.usual_size = size
-        return
-    score, usual = found.mask_score, track.usual_score or found.mask_score
-    track.usual_score = usual + SCORE_RATE * (score - usual)
-    track.usual_size += SIZE_RATE * (size - track.usual_size)
 
 
 def _view(chart: Chart) -> View | None:

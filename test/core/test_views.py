@@ -21,6 +21,7 @@ from panosam2_core import frame_step as step_module
 from panosam2_core.geometry import erp
 from panosam2_core.model import Decoded, ImageFeatures, PanoSAM2
 from panosam2_core.pursuit import LADDER
+from panosam2_core.geometry.region import measure
 from panosam2_core.results import ObjectResult
 
 SIZE = (256, 512)
@@ -239,6 +240,16 @@ def test_lost_objects_share_the_looks_of_a_frame(
     assert sum(track.close.search.looks for track in tracker._tracks.values()) >= frames * looks
     if looks == 1:  # else a result says only one of them
         assert all(None in places and len(places) >= 3 for places in seen.values())
+
+
+def test_how_large_a_small_thing_is_the_users_mask_says(small_nano: PanoSAM2) -> None:
+    """The panorama's masks show next to nothing of it, and all that is true would have grown."""
+    tracker, tiny = PanoTracker(small_nano), disc(40, 10, 2)
+    found = tracker.step(picture(tiny), [Prompt(1, mask=tiny)]).objects[1]
+    truth = measure(tiny, pano=True)
+    assert truth is not None
+    assert tracker._tracks[1].usual_size == pytest.approx(truth.solid_angle_sr)
+    assert not 0.5 < found.solid_angle_sr / truth.solid_angle_sr < 2, "or it does not matter"
 
 
 def test_what_is_found_but_not_visible_enough_is_searched_for_further(
