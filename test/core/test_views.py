@@ -19,9 +19,9 @@ from torch.nn import functional as F
 from panosam2_core import ConfigError, ObjectState, PanoTracker, Prompt, TrackerConfig
 from panosam2_core import frame_step as step_module
 from panosam2_core.geometry import erp
+from panosam2_core.geometry.region import measure
 from panosam2_core.model import Decoded, ImageFeatures, PanoSAM2
 from panosam2_core.pursuit import LADDER
-from panosam2_core.geometry.region import measure
 from panosam2_core.results import ObjectResult
 
 SIZE = (256, 512)
