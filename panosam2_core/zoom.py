@@ -1,9 +1,11 @@
 """Decides after a frame how each object is looked for on the next: in a local view, or not.
 
-    panorama --seen, small enough--> local view --out of sight--> wider --still--> lost
-        ^                                |                                          |
-        +---------grown too large--------+      search: likely places, the last     |
-        +----too large for a view-- found, then seen closely <-- one, all around ---+
+    panorama --seen, small enough--> local view --out of sight--> wider --still--> search
+        ^  ^                              |  ^                                       |
+        |  +------- grown too large ------+  +----- found, and seen closely too -----+
+        +------------------- found, too large for a local view ----------------------+
+
+    search: likely places, the last one, all directions, the whole panorama, in turn
 
 While an object is followed in a local view, the panorama need not be encoded; a few pictures are
 kept, from which its memory learns what has happened when it is needed again.

@@ -173,13 +173,15 @@ class Processes:
             timeout_s: How long, in seconds.
 
         Raises:
-            DemoError: If it fails or takes too long.
+            DemoError: If it fails or takes too long, or another one fails meanwhile.
         """
-        try:
-            self.running[name].wait(timeout_s)
-        except subprocess.TimeoutExpired as error:
-            text = f"{name} is not done after {timeout_s:.0f} s:\n{self.tail(name)}"
-            raise DemoError(text) from error
+        deadline = time.monotonic() + timeout_s
+        while self.running[name].poll() is None:
+            self.check(*self.running)
+            if time.monotonic() > deadline:
+                raise DemoError(f"{name} is not done after {timeout_s:.0f} s:\n{self.tail(name)}")
+            with suppress(subprocess.TimeoutExpired):
+                self.running[name].wait(0.5)
         self.check(name)
 
     def stop(self) -> None:
@@ -292,6 +294,8 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
         parser.error(
             'a video needs a prompt, such as --prompt point:960,480 (PROMPT="point:960,480")'
         )
+    if options.video and not Path(options.video).exists():
+        parser.error(f"there is no video or folder '{options.video}'")
     return options
 
 

@@ -16,7 +16,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import UInt64
 
 from panosam2_ros import prompt as prompt_command
-from panosam2_ros.demo import click_on_truth, read_prompt
+from panosam2_ros.demo import click_on_truth, parse, read_prompt
 from panosam2_ros.images import to_rgb
 from panosam2_ros.isolation import isolated_environment
 from panosam2_ros.qos import profile
@@ -27,6 +27,15 @@ def run(env: dict[str, str], *command: str, timeout: float = 170) -> subprocess.
         [sys.executable, "-m", *command],
         env=env, capture_output=True, text=True, timeout=timeout, check=False,
     )  # fmt: skip
+
+
+def test_the_demo_says_at_once_that_a_video_is_not_there(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--video", str(tmp_path / "nope.mp4"), "--prompt", "point:9,4"])
+    assert "nope.mp4" in capsys.readouterr().err
+    assert parse(["--video", str(tmp_path), "--prompt", "point:9,4"]).video == str(tmp_path)
 
 
 @pytest.fixture
