@@ -10,11 +10,17 @@ import math
 
 import torch
 import torch.nn.functional as F
-from sam2.modeling.backbones.hieradet import Hiera, MultiScaleAttention, do_pool
+from sam2.modeling.backbones.hieradet import (
+    Hiera,
+    MultiScaleAttention,
+    MultiScaleBlock,
+    do_pool,
+)
 from torch import Tensor
 
 from panosam2_core.nn.attention import attend
 from panosam2_core.nn.derived import Derived, arithmetic_type
+from panosam2_core.nn.windows import attend_in_windows
 from panosam2_core.nn.wrap import wrapped
 
 PATCH_STRIDE = 4  # pixels per token of the first stage; its 7x7 kernel sees three more each side
@@ -51,6 +57,31 @@ class TrunkAttention(MultiScaleAttention):  # type: ignore[misc]
         return projected
 
 
+class TrunkBlock(MultiScaleBlock):  # type: ignore[misc]
+    """SAM2's block of the trunk. Parameter names are SAM2's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend, then transform every token.
+
+        Args:
+            x: (B, H, W, C) tokens of the map.
+
+        Returns:
+            (B, H', W', C'), half the sides at a stage change.
+        """
+        dtype = arithmetic_type(x)
+        plain = torch.is_grad_enabled() or x.device.type != "cpu" or dtype == torch.float32
+        if plain or not self.window_size or self.q_stride:
+            out: Tensor = super().forward(x)
+            return out
+        attention = self.attn
+        qkv = attention.qkv(self.norm1(x))
+        filling = attention.qkv.parameters_for(x)[1]
+        mean = attend_in_windows(qkv, filling, attention.num_heads, self.window_size)
+        attended: Tensor = x + attention.proj(mean)
+        return attended + self.mlp(self.norm2(attended))
+
+
 class SteadyHiera(Hiera):  # type: ignore[misc]
     """SAM2's trunk, its position code enlarged once per size instead of once per frame.
 
@@ -76,7 +107,8 @@ class SteadyHiera(Hiera):  # type: ignore[misc]
         patch = self.patch_embed.proj
         cells = wrapped(patch, images, PATCH_STRIDE, PATCH_STRIDE) if wrap else patch(images)
         height, width = cells.shape[2:]
-        x = cells.permute(0, 2, 3, 1) + self._get_pos_embed((height, width))
+        # Token by token in memory, or every layer of the first stage copies it to be so.
+        x = cells.permute(0, 2, 3, 1).contiguous() + self._get_pos_embed((height, width))
         levels = []
         for index, block in enumerate(self.blocks):
             x = block(x)
@@ -112,3 +144,5 @@ def make_faster(trunk: Hiera, *, yaw_true: bool) -> None:
     for module in trunk.modules():
         if type(module) is MultiScaleAttention:
             module.__class__ = TrunkAttention
+        if type(module) is MultiScaleBlock:
+            module.__class__ = TrunkBlock
