@@ -78,8 +78,9 @@ class TrunkBlock(MultiScaleBlock):  # type: ignore[misc]
         qkv = attention.qkv(self.norm1(x))
         filling = attention.qkv.parameters_for(x)[1]
         mean = attend_in_windows(qkv, filling, attention.num_heads, self.window_size)
-        attended: Tensor = x + attention.proj(mean)
-        return attended + self.mlp(self.norm2(attended))
+        x = x + attention.proj(mean)
+        transformed: Tensor = x + self.mlp(self.norm2(x))
+        return transformed
 
 
 class SteadyHiera(Hiera):  # type: ignore[misc]
