@@ -518,9 +518,10 @@ def _local_angles(bfov: BFoV, lon: Tensor, lat: Tensor) -> tuple[Tensor, Tensor]
     c, s = math.cos(bfov.lat), math.sin(bfov.lat)
     cos_lat, sin_lat = torch.cos(lat)[:, None], torch.sin(lat)[:, None]
     ahead = cos_lat * torch.cos(lon)
-    lam = torch.atan2(cos_lat * torch.sin(lon), c * ahead + s * sin_lat)
-    phi = torch.asin((c * sin_lat - s * ahead).clamp_(-1.0, 1.0))
-    return lam, phi
+    right, forward, up = cos_lat * torch.sin(lon), c * ahead + s * sin_lat, c * sin_lat - s * ahead
+    # Not by the arcsine, which loses half of the digits about a pole.
+    level = (right.square() + forward.square()).sqrt_()
+    return torch.atan2(right, forward), torch.atan2(up, level)
 
 
 def _crop_coordinates(

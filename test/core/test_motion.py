@@ -172,7 +172,7 @@ def test_an_object_that_is_only_seen_elsewhere_is_hidden_and_found_there_later(
     def elsewhere(self: PanoSAM2, *args: object, **kwargs: object) -> object:
         return decode(self, *args, **kwargs)._replace(logits=square.clone())
 
-    tracker = PanoTracker(small_nano, TrackerConfig(motion_gate_deg=12.0))
+    tracker = PanoTracker(small_nano, TrackerConfig(motion_gate_deg=12.0, view="sphere"))
     mask = np.zeros((64, 128), bool)
     mask[20:40, 70:90] = True
     tracker.step(noise_frames[0], [Prompt(1, mask=mask)])
