@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
+import torch.nn.functional as F
 from sam2.modeling.sam.transformer import Attention
 from torch import Tensor
 
-from panosam2_core.nn.products import has_float32_kernels, linear
+from panosam2_core.nn.products import (
+    has_bfloat16_kernels,
+    has_float32_kernels,
+    linear,
+    packed,
+)
 
 QUERY_BLOCK = 256  # less starves the matrix products, more leaves the cache
+PACKED_FROM = 2**21  # numbers in keys; fewer stay in the cache as they are
 
 
 def attend_in_blocks(pairs: Sequence[tuple[Tensor, Tensor]], values: Tensor) -> Tensor:
@@ -31,39 +39,60 @@ def attend_in_blocks(pairs: Sequence[tuple[Tensor, Tensor]], values: Tensor) -> 
     """
     batch, count, _ = pairs[0][0].shape
     out = values.new_empty(batch, count, values.shape[-1])
-    block = min(QUERY_BLOCK, count)
-    if values.dtype == torch.float32 and has_float32_kernels():
-        return _attend_exactly(pairs, values, out, block)
-    # One buffer for all: the pages of a fresh one cost more than the products.
-    buffer = values.new_empty(block, values.shape[1])
+    pack = pairs[0][1][0].numel() >= PACKED_FROM
+    by_onednn = _has_kernels(values.dtype) and (pack or values.dtype == torch.float32)
+    attend_one = partial(_attend_by_onednn, pack=pack) if by_onednn else _attend_by_torch
     for i in range(batch):
-        for start in range(0, count, block):
-            end, left = min(start + block, count), 0
-            scores = buffer[: end - start]
-            for queries, keys in pairs:
-                right = left + keys.shape[1]
-                torch.mm(queries[i, start:end], keys[i].T, out=scores[:, left:right])
-                left = right
-            torch.softmax(scores, dim=-1, out=scores)
-            torch.mm(scores, values[i], out=out[i, start:end])
+        attend_one([(queries[i], keys[i]) for queries, keys in pairs], values[i], out[i])
     return out
 
 
-def _attend_exactly(
-    pairs: Sequence[tuple[Tensor, Tensor]], values: Tensor, out: Tensor, block: int
-) -> Tensor:
-    """The same in float32, by products that cannot write into a buffer, but are faster by a fifth.
+def _has_kernels(dtype: torch.dtype) -> bool:
+    kinds = {torch.float32: has_float32_kernels, torch.bfloat16: has_bfloat16_kernels}
+    return dtype in kinds and kinds[dtype]()
+
+
+def _attend_by_torch(pairs: Sequence[tuple[Tensor, Tensor]], values: Tensor, out: Tensor) -> None:
+    """Into ``out`` (N, C')."""
+    # One buffer for all: the pages of a fresh one cost more than the products.
+    buffer = values.new_empty(min(QUERY_BLOCK, len(out)), len(values))
+    for start in range(0, len(out), QUERY_BLOCK):
+        rows = slice(start, start + QUERY_BLOCK)
+        scores = buffer[: len(out[rows])]
+        _compare(pairs, rows, scores)
+        torch.softmax(scores, dim=-1, out=scores)
+        torch.mm(scores, values, out=out[rows])
+
+
+def _attend_by_onednn(
+    pairs: Sequence[tuple[Tensor, Tensor]], values: Tensor, out: Tensor, *, pack: bool
+) -> None:
+    """The same by products that cannot write into a buffer, but are faster.
 
     Where freed memory is not kept (:mod:`panosam2_core.allocator`), fresh pages cost what is won.
     """
-    for i in range(len(out)):
-        for start in range(0, out.shape[1], block):
-            rows = slice(start, start + block)
-            parts = [linear(queries[i, rows], keys[i]) for queries, keys in pairs]
-            scores = torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
-            torch.softmax(scores, dim=-1, out=scores)
-            out[i, rows] = linear(scores, values[i].T)
-    return out
+    (queries, keys), *others = pairs
+    if others:  # Room for their scores, which would else have to be joined to these.
+        keys = F.pad(keys, (0, 0, 0, len(values) - len(keys)))
+    values = values.T.contiguous()
+    if pack:
+        keys, values = packed(keys), packed(values)
+    for start in range(0, len(out), QUERY_BLOCK):
+        rows = slice(start, start + QUERY_BLOCK)
+        scores = linear(queries[rows], keys)
+        if others:
+            _compare(others, rows, scores[:, -sum(len(keys) for _, keys in others) :])
+        torch.softmax(scores, dim=-1, out=scores)
+        out[rows] = linear(scores, values)
+
+
+def _compare(pairs: Sequence[tuple[Tensor, Tensor]], rows: slice, scores: Tensor) -> None:
+    """Write scores (rows, sum of M_i)."""
+    left = 0
+    for queries, keys in pairs:
+        right = left + len(keys)
+        torch.mm(queries[rows], keys.T, out=scores[:, left:right])
+        left = right
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:

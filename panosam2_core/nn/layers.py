@@ -10,7 +10,13 @@ from torch import Tensor, nn
 
 from panosam2_core.nn.attention import DecoderAttention
 from panosam2_core.nn.derived import Derived, arithmetic_type
-from panosam2_core.nn.products import as_product, convolve_pixels, linear
+from panosam2_core.nn.products import (
+    as_product,
+    convolve_pixels,
+    has_bfloat16_kernels,
+    linear,
+    packed,
+)
 
 FEW_CHANNELS = 8
 
@@ -21,16 +27,21 @@ class _CastOnce(nn.Module):
     _cast: Derived[tuple[Tensor, Tensor | None]]
 
     def parameters_for(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias in the type that ``x`` is computed in."""
+        """Weight and bias in the type that ``x`` is computed in, laid out for that."""
         dtype = arithmetic_type(x)
         weight, bias = self._parameters["weight"], self._parameters["bias"]
         if weight is None or dtype == weight.dtype or torch.is_grad_enabled():
             return self.weight, bias  # type: ignore[return-value]
 
         def cast() -> tuple[Tensor, Tensor | None]:
-            return weight.to(dtype), None if bias is None else bias.to(dtype)
+            laid_out = self._lay_out(weight.to(dtype))
+            return laid_out, None if bias is None else bias.to(dtype)
 
-        return self._cast([weight] if bias is None else [weight, bias], cast, dtype)
+        sources = [weight] if bias is None else [weight, bias]
+        return self._cast(sources, cast, dtype, has_bfloat16_kernels())
+
+    def _lay_out(self, weight: Tensor) -> Tensor:
+        return weight
 
 
 class CastOnceLinear(_CastOnce, nn.Linear):
@@ -51,6 +62,10 @@ class CastOnceLinear(_CastOnce, nn.Linear):
             (..., C').
         """
         return linear(x, *self.parameters_for(x), activation)
+
+    def _lay_out(self, weight: Tensor) -> Tensor:
+        half = weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
+        return packed(weight) if half and has_bfloat16_kernels() else weight
 
 
 _NAMES: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.GELU: "gelu"}

@@ -153,12 +153,14 @@ class GridRoPEAttention(RoPEAttention):  # type: ignore[misc]
         queries, keys = self.q_proj(q), self.k_proj(k)
         dtype = keys.dtype
         turned = rotate(queries, self.freqs_cis * scale)
-        placed, free = rotate(keys[:, :num_placed], self.freqs_cis), keys[:, num_placed:]
-        if self.harmonic:
+        placed, free = keys[:, :num_placed], keys[:, num_placed:]
+        for one_map in placed.split(len(self.freqs_cis), dim=1):  # so the cache holds its float32
+            one_map.copy_(rotate(one_map, self.freqs_cis))
+        if self.harmonic and free.shape[1]:
             pairs = [(turned, placed), (queries * scale, free)]
         else:
-            pairs = [(turned, torch.cat([placed, free], dim=1))]
-        mean = attend_in_blocks([pair for pair in pairs if pair[1].shape[1]], v.to(dtype))
+            pairs = [(turned, keys)]
+        mean = attend_in_blocks(pairs, v.to(dtype))
         first, last = self.v_proj, self.out_proj
         weight, bias = self._values(
             [first.weight, first.bias, last.weight, last.bias],

@@ -55,14 +55,15 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, then: str = "n
 
     Args:
         x: (..., C).
-        weight: (C', C).
+        weight: (C', C), or what :func:`packed` made of it.
         bias: (C',).
         then: ``none``, ``relu``, ``relu6`` or ``gelu``.
 
     Returns:
         (..., C') in the type of ``weight``, or of autocast.
     """
-    if not torch.is_grad_enabled() and x.device.type == "cpu" and _pays(x, weight):
+    plain = torch.is_grad_enabled() or x.device.type != "cpu"
+    if weight.is_mkldnn or (not plain and _pays(x, weight)):
         # The operator takes the numbers of the bias as they lie, whatever its stride.
         bias = None if bias is None else bias.contiguous()
         fused: Tensor = torch.ops.mkldnn._linear_pointwise(
@@ -71,6 +72,20 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, then: str = "n
         return fused
     out = F.linear(x, weight, bias)
     return out if then == "none" else _ACTIVATIONS[then](out)
+
+
+def packed(weight: Tensor) -> Tensor:
+    """Lay a weight out as oneDNN multiplies by it, which it else does for every product anew.
+
+    Args:
+        weight: (C', C), of a type that oneDNN has kernels for.
+
+    Returns:
+        (C', C) of the same numbers, opaque: for :func:`linear` without gradients only.
+    """
+    # The layout has not been seen to depend on the number of rows, which the operator asks for.
+    laid_out: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+    return laid_out
 
 
 def convolve_pixels(x: Tensor, weight: Tensor, bias: Tensor | None, then: str = "none") -> Tensor:

@@ -14,7 +14,7 @@ from sam2.modeling.sam.transformer import Attention
 from sam2.modeling.sam2_utils import LayerNorm2d
 from torch import nn
 
-from panosam2_core.nn import efficientnet_lite, hiera, products
+from panosam2_core.nn import attention, efficientnet_lite, hiera, products
 from panosam2_core.nn.attention import attend, attend_in_blocks
 from panosam2_core.nn.derived import Derived
 from panosam2_core.nn.efficientnet_lite import InvertedResidual, Stage
@@ -203,6 +203,50 @@ def test_attention_in_blocks_is_attention(count: int) -> None:
         parts = [(q, k[:, :70]), (q, k[:, 70:])]
         torch.testing.assert_close(attend_in_blocks(parts, v), expected, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(attend(q, k, v), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kernels", [True, False])
+def test_large_keys_are_laid_out_once(
+    dtype: torch.dtype, kernels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has = kernels and getattr(products, f"has_{str(dtype)[6:]}_kernels")()
+    if not kernels:
+        monkeypatch.setattr(attention, "has_float32_kernels", lambda: False)
+        monkeypatch.setattr(attention, "has_bfloat16_kernels", lambda: False)
+    rows = attention.PACKED_FROM // 64 + 70
+    q, other = 0.1 * noise(2, 300, 64), 0.4 * noise(2, 300, 64, seed=3)  # a fifth of the weight
+    k, v = noise(2, rows, 64, seed=1), noise(2, rows, 4, seed=2)
+    exact = torch.cat([q @ k[:, :-70].mT, other @ k[:, -70:].mT], dim=-1).softmax(-1) @ v
+    parts = [(q, k[:, :-70]), (other, k[:, -70:])]
+    parts = [(queries.to(dtype), keys.to(dtype)) for queries, keys in parts]
+    with torch.inference_mode(), Recorded() as ran:
+        found = attend_in_blocks(parts, v.to(dtype))
+    assert found.dtype == dtype
+    assert any("_reorder_linear_weight" in name for name in ran.names) == has
+    off = (found.float() - exact).square().mean().sqrt() / exact.square().mean().sqrt()
+    assert off <= (1e-5 if dtype == torch.float32 else 0.03), "1 without the other pair"
+
+
+def test_weights_laid_out_for_half_precision_follow_them() -> None:
+    layer, x = nn.Linear(48, 20), noise(5, 48)
+    make_faster(holder := nn.Sequential(layer))
+    for scale in (1, 2):
+        with torch.no_grad():
+            layer.weight.mul_(scale)
+        exact = F.linear(x, layer.weight, layer.bias)
+        for enabled in (True, False, True):
+            with (
+                torch.inference_mode(),
+                torch.backends.mkldnn.flags(enabled=enabled),
+                torch.autocast("cpu", torch.bfloat16),
+            ):
+                with Recorded() as ran:
+                    found = holder(x)
+                assert found.dtype == torch.bfloat16
+                torch.testing.assert_close(found.float(), exact, atol=0.03, rtol=0.02)
+                laid_out = products.has_bfloat16_kernels()
+            assert any("_linear_pointwise" in name for name in ran.names) == laid_out
 
 
 @pytest.mark.parametrize("queries", [8, 400])
