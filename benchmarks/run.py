@@ -9,8 +9,10 @@ picture and the same full memory, and the figure is the median of the rounds' ra
 are the least and the largest. Memory is full as after 16 tracked frames: seven maps and sixteen
 pointers, made by upstream's own first two frames and noise, and given to both sides.
 
-sizes    Hiera-T, one object: 1024x1024 against upstream in float32 and in bfloat16 autocast, and
-         our 512x1024 against the 1024x1024 that upstream squeezes a panorama into.
+sizes    Hiera-T, one object: 1024x1024 against upstream in float32 and in bfloat16 autocast, on a
+         GPU also compiled (`vos_optimized`), and our 512x1024 against the 1024x1024 that upstream
+         squeezes a panorama into. Utilisation is a frame's 913 GFLOP, counted with values that are
+         not absorbed, over its time and the rate of large matrix products before and after.
 parts    what the panoramic decoder and the long-short memory cost, 512x1024, best precision.
 objects  four objects against upstream's four, 512x512.
 presets  work and time of PanoSAM2 at the sizes with names, and the bound of an Orin's GPU.
@@ -29,15 +31,13 @@ upstream is spared the page faults as well.
 With one thread (OMP_NUM_THREADS=1) the seconds of sizes, parts, objects and presets are those of
 the processor, so that the ratios can be taken while others use the machine.
 
-An existing FILE is added to. Keys of a GPU are null where none was used; `vos_optimized` and
-`gpu.*` have not been run yet.
+An existing FILE is added to. Keys of a GPU are null where none was used; none has been yet.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
-import dataclasses
 import gc
 import json
 import statistics
@@ -45,52 +45,32 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from flops import counter
+from frames import Alone, Ours, Peer, PeerStep, agreement, interleave, now, ratio
 from machine import machine
-from sam2.sam2_video_predictor import SAM2VideoPredictor
-from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from panosam2_core import PanoTracker, Prompt, load_model
 from panosam2_core.allocator import keep_freed_memory
-from panosam2_core.build import PRESETS, VARIANTS, build_model, load_state, resolve_precision
-from panosam2_core.evaluation.upstream import _empty_state, build_upstream
-from panosam2_core.memory.bank import FrameMemory, LongTermEntry, ObjectMemory
-from panosam2_core.model import PanoSAM2
-from panosam2_core.step import observe, propagate
+from panosam2_core.build import PRESETS, resolve_precision
 
-NOW = 100  # index of the measured frame
-LONG_FRAMES = 2
 PROFILED = 14  # kinds of operations that are told
 # Dense fp16 of a Jetson AGX Orin 64 GB at MAXN: a quarter of NVIDIA's 171 TOPS of sparse int8
 # (github.com/NVIDIA/Deep-Learning-Accelerator-SW). Not measured.
 ORIN_GFLOPS = 42_700.0
+CREDITED = 913.0  # GFLOP of a frame of plain SAM2 at 1024x1024 with a full memory
 GPU_KEYS = (
     "gpu.step_vs_eager",
     "gpu.step_vs_vos_optimized",
     "gpu.utilisation",
     "gpu.peak_vs_upstream",
 )
-OUR_STAGES = {
-    "encode_image": "encode",
-    "condition": "condition",
-    "decode": "decode",
-    "encode_mask": "encode_memory",
-    "encode_memory": "encode_memory",
-}
-PEER_STAGES = {
-    "forward_image": "encode",
-    "_prepare_memory_conditioned_features": "condition",
-    "_forward_sam_heads": "decode",
-    "_encode_new_memory": "encode_memory",
-}
 
 
 def main() -> None:
@@ -119,296 +99,6 @@ def main() -> None:
             args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
-class Peer:
-    """Upstream's predictor with a full memory of some objects.
-
-    Args:
-        size: side of its square.
-        objects: how many.
-        device: that it runs on.
-    """
-
-    def __init__(self, size: int, objects: int, device: str) -> None:
-        self.network = _random_upstream(size, device)
-        self.device = self.network.device
-        generator = torch.Generator().manual_seed(7)
-        self.image = torch.randn(1, 3, size, size, generator=generator).to(device)
-        first = self.image[0]
-        self.state = _empty_state(self.network, first, (size, size))
-        self.state["images"] = _Repeated(first)
-        self.objects = objects
-        for i in range(objects):
-            x = size * (i + 1) / (objects + 1)
-            self.network.add_new_points_or_box(
-                self.state, 0, i + 1, points=[[x, size / 2]], labels=[1]
-            )
-        self.network.propagate_in_video_preflight(self.state)
-        for out in self.state["output_dict_per_obj"].values():
-            kept = out["cond_frame_outputs"][0]
-            for t in range(NOW - 16, NOW):
-                out["non_cond_frame_outputs"][t] = kept | {
-                    name: kept[name] + noise(kept[name], generator)
-                    for name in ("maskmem_features", "obj_ptr")
-                }
-
-    def weights(self) -> dict[str, Tensor]:
-        """Upstream's."""
-        weights: dict[str, Tensor] = self.network.state_dict()
-        return weights
-
-    def memories(self) -> list[ObjectMemory]:
-        """The same memory as ours keeps it."""
-        found = []
-        for out in self.state["output_dict_per_obj"].values():
-            kept = out["cond_frame_outputs"] | out["non_cond_frame_outputs"]
-            found.append(
-                as_memory(
-                    {t: (o["maskmem_features"][0], o["obj_ptr"][0]) for t, o in kept.items()}
-                )
-            )
-        return found
-
-
-class Alone:
-    """Stands for :class:`Peer` where upstream must not be in memory: noise of the same shapes.
-
-    Args:
-        size: side of the square picture.
-        device: that ours runs on.
-    """
-
-    def __init__(self, size: int, device: str) -> None:
-        self.device = torch.device(device)
-        self.image = torch.randn(1, 3, size, size, device=device)
-
-    def weights(self) -> dict[str, Tensor]:
-        """None: ours keeps those it was built with."""
-        return {}
-
-    def memories(self) -> list[ObjectMemory]:
-        """One object, as after 16 tracked frames."""
-        config, side = VARIANTS["hiera_t"], self.image.shape[-1] // 16
-        frames = {
-            t: (
-                torch.randn(config.memory_dim, side, side).to(self.device, torch.bfloat16),
-                torch.randn(config.width).to(self.device),
-            )
-            for t in (0, *range(NOW - 16, NOW))
-        }
-        return [as_memory(frames)]
-
-
-class PeerStep:
-    """One whole tracked frame of every object, one after the other as upstream does it.
-
-    Args:
-        peer: that does it.
-        autocast: to bfloat16.
-    """
-
-    stages = PEER_STAGES
-
-    def __init__(self, peer: Peer, *, autocast: bool) -> None:
-        self.peer, self.network, self.autocast = peer, peer.network, autocast
-
-    def __call__(self) -> Tensor:
-        """Mask logits (objects, H / 4, W / 4)."""
-        state, device = self.peer.state, self.network.device.type
-        state["cached_features"] = {}
-        masks = []
-        with torch.autocast(device, torch.bfloat16, enabled=self.autocast):
-            for out in state["output_dict_per_obj"].values():
-                found, _ = self.network._run_single_frame_inference(
-                    inference_state=state,
-                    output_dict=out,
-                    frame_idx=NOW,
-                    batch_size=1,
-                    is_init_cond_frame=False,
-                    point_inputs=None,
-                    mask_inputs=None,
-                    reverse=False,
-                    run_mem_encoder=True,
-                )
-                masks.append(found["pred_masks"][:, 0])
-        return torch.cat(masks).float()
-
-
-class _Repeated(list[Tensor]):
-    """A video that shows one picture for ever."""
-
-    def __init__(self, image: Tensor) -> None:
-        super().__init__([image])
-
-    def __getitem__(self, index: Any) -> Any:
-        return super().__getitem__(0)
-
-
-def _random_upstream(size: int, device: str) -> SAM2VideoPredictor:
-    torch.manual_seed(3)
-    config = VARIANTS["hiera_t"]
-    state = build_model(dataclasses.replace(config, **PLAIN)).state_dict()
-    last = "sam_mask_decoder.pred_obj_score_head.layers.2.bias"
-    state[last] = torch.full_like(state[last], 4.0)  # or every object is absent
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "weights.pt")
-        torch.save({"model": state}, path)
-        network = build_upstream("hiera_t", path, device, size)
-    network.fill_hole_area = 0  # needs an extension that pip does not build; ours fills none
-    return network
-
-
-PLAIN = {"pc_blocks": False, "previous_mask": False, "long_memory": False}
-
-
-def noise(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Of a third of the spread."""
-    drawn = torch.randn(like.shape, generator=generator).to(like.device, like.dtype)
-    return drawn * (like.float().std() / 3).to(like.dtype)
-
-
-def as_memory(frames: Mapping[int, tuple[Tensor, Tensor]]) -> ObjectMemory:
-    """Memory of (map, pointer) per frame; frame 0 is the prompted one."""
-    memory = ObjectMemory()
-    for t in sorted(frames):
-        record = FrameMemory(t, *frames[t])
-        (memory.remember_tracked if t else memory.remember_prompted)(record)
-    return memory
-
-
-class Ours:
-    """Our network on upstream's weights, with a full memory.
-
-    Args:
-        peer: gives weights, and picture and memory where the size is the same.
-        size_hw: (height, width) of its input.
-        switches: of :class:`ModelConfig` that are not plain SAM2's.
-        dtype: of the arithmetic.
-    """
-
-    stages = OUR_STAGES
-
-    def __init__(
-        self,
-        peer: Peer | Alone,
-        size_hw: tuple[int, int],
-        dtype: torch.dtype,
-        **switches: bool,
-    ) -> None:
-        device, weights = peer.device, peer.weights()
-        config = dataclasses.replace(VARIANTS["hiera_t"], **(PLAIN | switches))
-        self.network: PanoSAM2 = build_model(dataclasses.replace(config, input_size=size_hw))
-        if weights:
-            load_state(self.network, weights, source="upstream")
-        self.network.eval().requires_grad_(False).to(device)
-        self.network.precision = dtype
-        self.image, self.memories = peer.image, peer.memories()
-        if tuple(self.image.shape[-2:]) != size_hw:
-            self.image = nn.functional.interpolate(self.image, size_hw)
-            for memory in self.memories:
-                self._resize(memory)
-        self.draws: list[list[LongTermEntry]] = [[] for _ in self.memories]
-        if config.previous_mask:
-            for memory in self.memories:
-                memory.previous_mask = torch.randn(config.width, *self.network.grid_hw).to(device)
-        if config.long_memory:
-            pointer = torch.randn(config.width).to(device)
-            self.draws = [[LongTermEntry(t, pointer, 1.0) for t in range(LONG_FRAMES)]]
-        self.pano = bool(switches)
-
-    def _resize(self, memory: ObjectMemory) -> None:
-        def at_size(record: FrameMemory) -> FrameMemory:
-            resized = nn.functional.interpolate(
-                record.memory_map[None].float(), self.network.grid_hw
-            )
-            return dataclasses.replace(record, memory_map=resized[0].bfloat16())
-
-        memory.prompted = [at_size(record) for record in memory.prompted]
-        memory.recent = type(memory.recent)(at_size(record) for record in memory.recent)
-
-    def __call__(self) -> Tensor:
-        """One whole tracked frame of every object."""
-        model, pano = self.network, self.pano
-        with model.autocast():
-            features = model.encode_image(self.image, pano=pano)
-            shared = features.select(torch.zeros(len(self.memories), dtype=torch.long))
-            decoded = propagate(model, shared, self.memories, self.draws, NOW, pano=pano)
-            observe(model, shared, decoded, NOW, prompted=False, pano=pano)
-        return decoded.logits[:, 0].float()
-
-
-@contextmanager
-def stages(network: nn.Module, names: Mapping[str, str]) -> Iterator[dict[str, float]]:
-    """Seconds per stage of what runs inside, by methods of the network."""
-    spent = dict.fromkeys(names.values(), 0.0)
-
-    def timed(method: Callable[..., Any], stage: str) -> Callable[..., Any]:
-        def run(*args: Any, **kwargs: Any) -> Any:
-            started = now(network)
-            out = method(*args, **kwargs)
-            spent[stage] += now(network) - started
-            return out
-
-        return run
-
-    for name, stage in names.items():
-        network.__dict__[name] = timed(getattr(network, name), stage)
-    yield spent
-    for name in names:
-        del network.__dict__[name]
-
-
-def now(network: nn.Module) -> float:
-    """Clock; on a GPU after all that was asked of it, with one thread that of the process."""
-    if next(network.parameters()).is_cuda:
-        torch.cuda.synchronize()
-    elif torch.get_num_threads() == 1:
-        return time.process_time()
-    return time.perf_counter()
-
-
-@torch.inference_mode()
-def interleave(
-    variants: Mapping[str, PeerStep | Ours], rounds: int
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Run all variants in turn; the first round warms up.
-
-    Returns:
-        Per variant its seconds and seconds per stage, a list entry per round; and its masks.
-    """
-    times: dict[str, Any] = {name: {"step": []} for name in variants}
-    masks = {}
-    for i in range(rounds + 1):
-        for name, step in variants.items():
-            with stages(step.network, step.stages) as spent:
-                started = now(step.network)
-                masks[name] = step()
-                seconds = now(step.network) - started
-            if i:
-                for stage, value in {"step": seconds, **spent}.items():
-                    times[name].setdefault(stage, []).append(round(value, 4))
-    return times, masks
-
-
-def ratio(slow: list[float], fast: list[float]) -> dict[str, float]:
-    """Median of paired ratios, the least and the largest."""
-    paired = sorted(a / b for a, b in zip(slow, fast, strict=True))
-    return {
-        "median": round(statistics.median(paired), 3),
-        "least": round(paired[0], 3),
-        "largest": round(paired[-1], 3),
-    }
-
-
-def agreement(found: Tensor, expected: Tensor) -> dict[str, float]:
-    """How alike two sides' mask logits are."""
-    return {
-        "max_logit_difference": float((found - expected).abs().max()),
-        "rms_logit_difference": float((found - expected).square().mean().sqrt()),
-        "logit_spread": float(expected.std()),
-        "same_mask_pixels": float(((found > 0) == (expected > 0)).float().mean()),
-    }
-
-
 @torch.inference_mode()
 def gflops(step: Ours) -> float:
     """GFLOPs of a step, attention by torch's kernels included."""
@@ -435,22 +125,48 @@ def sizes(device: str, rounds: int) -> dict[str, Any]:
         "ours best": Ours(peer, (1024, 1024), best(device)),
         "ours best 512x1024": Ours(peer, (512, 1024), best(device)),
     }
+    if device != "cpu":
+        compiled = Peer(1024, 1, device, compiled=True)
+        variants["upstream compiled"] = PeerStep(compiled, autocast=True)
+    rates = [product_rate(device)]
     times, masks = interleave(variants, rounds)
+    rates.append(product_rate(device))
     exact, step = masks["upstream float32"], {name: t["step"] for name, t in times.items()}
     against = {
-        "best_vs_fp32": ("upstream float32", "ours best"),
-        "best_vs_bf16": ("upstream bfloat16", "ours best"),
-        "exact_vs_fp32": ("upstream float32", "ours float32"),
+        f"{device}.1024.best_vs_fp32": ("upstream float32", "ours best"),
+        f"{device}.1024.best_vs_bf16": ("upstream bfloat16", "ours best"),
+        f"{device}.1024.exact_vs_fp32": ("upstream float32", "ours float32"),
+        f"{device}.512x1024_vs_squash": ("upstream float32", "ours best 512x1024"),
     }
-    found = {f"{device}.1024.{k}": ratio(step[a], step[b]) for k, (a, b) in against.items()}
-    squash = ratio(step["upstream float32"], step["ours best 512x1024"])
-    return found | {
-        f"{device}.512x1024_vs_squash": squash,
+    if device != "cpu":
+        against["gpu.step_vs_eager"] = against[f"{device}.1024.best_vs_bf16"]
+        against["gpu.step_vs_vos_optimized"] = ("upstream compiled", "ours best")
+    credited = [CREDITED / seconds / statistics.mean(rates) for seconds in step["ours best"]]
+    return {key: ratio(step[a], step[b]) for key, (a, b) in against.items()} | {
+        f"{key_of(device)}.utilisation": spread(credited),
+        "sizes.product_gflops": [round(rate) for rate in rates],
         "sizes.seconds": times,
         "sizes.masks": {
             name: agreement(m, exact) for name, m in masks.items() if m.shape == exact.shape
         },
     }
+
+
+def key_of(device: str) -> str:
+    """How figures of one kind of device begin."""
+    return "cpu" if device == "cpu" else "gpu"
+
+
+@torch.inference_mode()
+def product_rate(device: str, side: int = 4096) -> float:
+    """GFLOP/s of the fastest of some large matrix products in the best precision."""
+    a, b = torch.randn(2, side, side, device=device, dtype=best(device))
+    took = []
+    for _ in range(4):
+        started = now(a.device)
+        torch.mm(a, b)
+        took.append(now(a.device) - started)
+    return 2e-9 * side**3 / min(took)
 
 
 def profile(device: str, rounds: int) -> dict[str, Any]:
@@ -632,7 +348,7 @@ def peak(device: str, rounds: int) -> dict[str, Any]:
             held, reached = python(program)
             before[name].append(held)
             most[name].append(reached)
-    upstream, key = most["upstream float32"], "cpu" if device == "cpu" else "gpu"
+    upstream, key = most["upstream float32"], key_of(device)
     return {
         f"{key}.peak_vs_upstream": ratio(most["ours best"], upstream),
         "peak.512x1024_vs_squash": ratio(most["ours best 512x1024"], upstream),

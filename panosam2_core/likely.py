@@ -40,7 +40,8 @@ def likely_places(
     """
     # Views snap to eighths of a pixel; what is on a pixel must not fall to the one before it.
     turned = math.floor(round((first / math.tau + 0.5) * frame.shape[-1] * 8) / 8)
-    likeness = _likeness(_cells(frame, turned), known, math.sqrt(size))
+    has = known.amax(dim=0) > 0
+    likeness = _likeness(_cells(frame, turned, has), known[:, has], math.sqrt(size))
     rays = erp.rays(GRID_HW, device=frame.device)
     found = []
     for _ in range(count):
@@ -54,24 +55,27 @@ def likely_places(
     return found
 
 
-def _cells(frame: Tensor, turned: int) -> Tensor:
-    """(216, h, w) pixels of each colour in every cell, of some pixels; columns begin at a turn."""
+def _cells(frame: Tensor, turned: int, of: Tensor) -> Tensor:
+    """(C, h, w) pixels of C of all colours in every cell, of some pixels; columns from a turn on."""
     rows, columns = (
         ((torch.arange(4 * cells, device=frame.device) + 0.5) * pixels / (4 * cells)).long()
         for cells, pixels in zip(GRID_HW, frame.shape[-2:], strict=True)
     )
-    pixels = frame[:, rows][:, :, (columns + turned) % frame.shape[-1]]
+    pixels = frame.index_select(1, rows)
+    pixels = pixels.index_select(2, (columns + turned) % frame.shape[-1])
     height, width = GRID_HW
     cell = torch.arange(height * width, device=frame.device).view(height, width)
     cell = cell.repeat_interleave(4, 0).repeat_interleave(4, 1)
-    kinds = colours(pixels.flatten(1) / 255) * height * width + cell.flatten()
-    return torch.bincount(kinds, minlength=COLOURS * height * width).view(-1, height, width)
+    asked = int(of.sum())
+    number = torch.where(of, of.cumsum(0) - 1, asked)  # all others count as one more
+    kinds = number[colours(pixels.flatten(1) / 255)] * height * width + cell.flatten()
+    counts = torch.bincount(kinds, minlength=(asked + 1) * height * width)
+    return counts.view(-1, height, width)[:asked]
 
 
 def _likeness(counts: Tensor, known: Tensor, side: float) -> Tensor:
     """(h, w) likeness of what is in a window about each cell, as wide and high as the object."""
-    has = known.max(dim=0).values > 0
-    counts, known = counts[has].float(), known[:, has]
+    counts = counts.float()
     height, width = GRID_HW
     rows = _odd(side * height / math.pi, height)
     tall = F.avg_pool2d(

@@ -27,7 +27,12 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def build_upstream(
-    variant: str, checkpoint: Path, device: str = "auto", image_size: int | None = None
+    variant: str,
+    checkpoint: Path,
+    device: str = "auto",
+    image_size: int | None = None,
+    *,
+    compiled: bool = False,
 ) -> SAM2VideoPredictor:
     """Build SAM2's predictor as its own documentation does.
 
@@ -36,6 +41,7 @@ def build_upstream(
         checkpoint: Meta's ``.pt``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         image_size: side of the square that frames are squeezed into; ``None``: SAM2's 1024.
+        compiled: as SAM2's ``vos_optimized``.
 
     Returns:
         The predictor.
@@ -57,6 +63,7 @@ def build_upstream(
         f"configs/{family}/{family}_{variant}.yaml",
         device=str(resolve_device(device)),
         hydra_overrides_extra=size,
+        vos_optimized=compiled,
     )
     missing, unexpected = predictor.load_state_dict(dict(state), strict=False)
     if missing or unexpected:
