@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from panosam2_core.geometry import erp
-from panosam2_core.likeness import COLOURS, colours
+from panosam2_core.likeness import colours
 
 GRID_HW = (64, 128)  # places, of 2.8 degrees
 PIXELS = 4 * 4  # of the panorama, that speak for a place
@@ -56,7 +56,7 @@ def likely_places(
 
 
 def _cells(frame: Tensor, turned: int, of: Tensor) -> Tensor:
-    """(C, h, w) pixels of C of all colours in every cell, of some pixels; columns from a turn on."""
+    """(C, h, w) pixels of some colours in every cell, of some pixels; columns from a turn on."""
     rows, columns = (
         ((torch.arange(4 * cells, device=frame.device) + 0.5) * pixels / (4 * cells)).long()
         for cells, pixels in zip(GRID_HW, frame.shape[-2:], strict=True)
