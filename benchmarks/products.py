@@ -2,9 +2,10 @@
 
     OMP_NUM_THREADS=1 python benchmarks/products.py [--rounds 9]
 
-Milliseconds of processor time, the least of the rounds, of `F.linear` and what follows, and of
-`panosam2_core.nn.products.linear`; below them 1x1 convolutions of nano's trunk at 128x256 and
-256x512, all of them together, as convolutions and as products.
+Milliseconds of processor time, the least of the rounds, of `F.linear` and what follows, of
+`panosam2_core.nn.products.linear`, and of that with weights that were laid out before (`packed`);
+below them 1x1 convolutions of nano's trunk at 128x256 and 256x512, all of them together, as
+convolutions and as products.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from panosam2_core import load_model
 from panosam2_core.allocator import keep_freed_memory
 from panosam2_core.nn import efficientnet_lite
-from panosam2_core.nn.products import convolve_pixels, linear
+from panosam2_core.nn.products import convolve_pixels, linear, packed
 
 SIZES = {
     "memory attention, scores of 256 queries": (256, 256, 28_736, "none"),
@@ -47,9 +48,11 @@ def main() -> None:
         for name, (rows, inner, outputs, then) in SIZES.items():
             x, weight = torch.randn(rows, inner).to(dtype), torch.randn(outputs, inner).to(dtype)
             bias = None if "scores" in name else torch.randn(outputs).to(dtype)
+            laid_out = packed(weight)
             plain = least(rounds, lambda: _torchs(x, weight, bias, then))  # noqa: B023
             ours = least(rounds, lambda: linear(x, weight, bias, then))  # noqa: B023
-            print(f"{dtype}, {name}: {plain:.2f}, {ours:.2f} ms, {plain / ours:.2f}x")
+            before = least(rounds, lambda: linear(x, laid_out, bias, then))  # noqa: B023
+            print(f"{dtype}, {name}: {plain:.2f} ms, {plain / ours:.2f}x, {plain / before:.2f}x")
     for height in (128, 256):
         inputs = _pixels(height)
         plain = least(rounds, lambda: [F.conv2d(*given) for given in inputs])  # noqa: B023

@@ -23,7 +23,7 @@ from panosam2_core.nn.products import (
 )
 
 QUERY_BLOCK = 256  # less starves the matrix products, more leaves the cache
-PACKED_FROM = 2**21  # numbers in keys; fewer stay in the cache as they are
+PACKED_FROM = 2**21  # numbers in the keys of the first pair; fewer stay in the cache as they are
 
 
 def attend_in_blocks(pairs: Sequence[tuple[Tensor, Tensor]], values: Tensor) -> Tensor:

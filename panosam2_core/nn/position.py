@@ -122,6 +122,7 @@ class GridRoPEAttention(RoPEAttention):  # type: ignore[misc]
                 f"attention was built for {self.grid_hw} tokens; got {q.shape[1]} queries and "
                 f"{num_placed} placed keys; call set_input_size first"
             )
+        table = self.freqs_cis = self.freqs_cis.to(q.device)
         # Blocks pay on a CPU only, and for gradients all their scores would have to be kept.
         if q.device.type == "cpu" and self.num_heads == 1 and not torch.is_grad_enabled():
             return self._forward_in_blocks(q, k, v, num_placed)
@@ -129,7 +130,6 @@ class GridRoPEAttention(RoPEAttention):  # type: ignore[misc]
             self._separate_heads(x, self.num_heads)
             for x in (self.q_proj(q), self.k_proj(k), self.v_proj(v))
         )
-        table = self.freqs_cis = self.freqs_cis.to(q.device)
         placed, free = k[:, :, :num_placed], k[:, :, num_placed:]
         placed, turned = rotate(placed, table), rotate(q, table)
         if self.harmonic and num_k_exclude_rope:

@@ -83,7 +83,8 @@ def packed(weight: Tensor) -> Tensor:
     Returns:
         (C', C) of the same numbers, opaque: for :func:`linear` without gradients only.
     """
-    # The layout has not been seen to depend on the number of rows, which the operator asks for.
+    # The operator asks for the number of rows, but the layout has not been seen to depend on it;
+    # where it did, oneDNN would lay it out again with every product.
     laid_out: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, None)
     return laid_out
 

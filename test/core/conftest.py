@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 
 import numpy as np
 import numpy.typing as npt
@@ -47,12 +48,16 @@ def noise_frames() -> list[npt.NDArray[np.uint8]]:
 
 
 class Recorded(TorchDispatchMode):
-    """Names of the operators that ran."""
+    """Names of the operators that ran, and how often."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.names: set[str] = set()
+        self.names: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.add(str(func))
+        self.names[str(func)] += 1
         return func(*args, **(kwargs or {}))
+
+    def times(self, name: str) -> int:
+        """How often operators ran that have this in their name."""
+        return sum(count for ran, count in self.names.items() if name in ran)

@@ -207,14 +207,15 @@ def test_attention_in_blocks_is_attention(count: int) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kernels", [True, False])
+@pytest.mark.parametrize("large", [True, False])
 def test_large_keys_are_laid_out_once(
-    dtype: torch.dtype, kernels: bool, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, kernels: bool, large: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    has = kernels and getattr(products, f"has_{str(dtype)[6:]}_kernels")()
+    has = kernels and large and getattr(products, f"has_{str(dtype)[6:]}_kernels")()
     if not kernels:
         monkeypatch.setattr(attention, "has_float32_kernels", lambda: False)
         monkeypatch.setattr(attention, "has_bfloat16_kernels", lambda: False)
-    rows = attention.PACKED_FROM // 64 + 70
+    rows = attention.PACKED_FROM // 64 + 70 - (not large)
     q, other = 0.1 * noise(2, 300, 64), 0.4 * noise(2, 300, 64, seed=3)  # a fifth of the weight
     k, v = noise(2, rows, 64, seed=1), noise(2, rows, 4, seed=2)
     exact = torch.cat([q @ k[:, :-70].mT, other @ k[:, -70:].mT], dim=-1).softmax(-1) @ v
@@ -223,7 +224,8 @@ def test_large_keys_are_laid_out_once(
     with torch.inference_mode(), Recorded() as ran:
         found = attend_in_blocks(parts, v.to(dtype))
     assert found.dtype == dtype
-    assert any("_reorder_linear_weight" in name for name in ran.names) == has
+    # Of both items, keys and values: not for each of their two blocks of queries.
+    assert ran.times("_reorder_linear_weight") == 4 * has
     off = (found.float() - exact).square().mean().sqrt() / exact.square().mean().sqrt()
     assert off <= (1e-5 if dtype == torch.float32 else 0.03), "1 without the other pair"
 
@@ -241,12 +243,14 @@ def test_weights_laid_out_for_half_precision_follow_them() -> None:
                 torch.backends.mkldnn.flags(enabled=enabled),
                 torch.autocast("cpu", torch.bfloat16),
             ):
-                with Recorded() as ran:
-                    found = holder(x)
-                assert found.dtype == torch.bfloat16
-                torch.testing.assert_close(found.float(), exact, atol=0.03, rtol=0.02)
-                laid_out = products.has_bfloat16_kernels()
-            assert any("_linear_pointwise" in name for name in ran.names) == laid_out
+                lays_out = products.has_bfloat16_kernels()
+                for first in (True, False):
+                    with Recorded() as ran:
+                        found = holder(x)
+                    assert found.dtype == torch.bfloat16
+                    torch.testing.assert_close(found.float(), exact, atol=0.03, rtol=0.02)
+                    assert ran.times("_reorder_linear_weight") == (lays_out and first)
+                    assert ran.times("_linear_pointwise") == lays_out
 
 
 @pytest.mark.parametrize("queries", [8, 400])
