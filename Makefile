@@ -13,12 +13,13 @@ demo_args = --frames $(FRAMES) --rate $(RATE) --out "$(OUT)" \
 unexport PYTHONPATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH LD_LIBRARY_PATH
 unexport PYTHONHOME VIRTUAL_ENV _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
-.PHONY: help setup test lint core-test ros-test coverage demo clean
+.PHONY: help setup test check lint core-test ros-test coverage demo clean
 
 help:
 	@echo "make demo    track an object in a synthetic 360 stream; result in $(OUT)"
 	@echo "             VIDEO=file PROMPT=\"point:U,V\" does it in a video of yours"
 	@echo "make test    linting, types, import rules, and all tests, JOBS=2 at a time"
+	@echo "make check   the same without the slowest tests, for every day"
 	@echo "make coverage  lines of panosam2_ros that the ROS tests run"
 	@echo "make setup   builds $(VENV); the others call it (see scripts/setup_env.sh for options)"
 	@echo "make clean   removes $(VENV), out, build"
@@ -29,6 +30,9 @@ setup:
 test: setup
 	@$(MAKE) --no-print-directory lint core-test ros-test
 	@printf '\nAll tests passed. Next: make demo shows the tracker at work.\n'
+
+check: setup
+	@$(MAKE) --no-print-directory lint core-test ros-test PYTEST_ARGS='-m "not slow" $(PYTEST_ARGS)'
 
 lint:
 	@echo "== ruff" && $(PY) -m ruff check . && $(PY) -m ruff format --check .

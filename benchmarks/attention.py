@@ -5,7 +5,7 @@
 One head in bfloat16: 4096 queries look at the 28,736 tokens of a full memory, with
 absorbed values of 64 channels. Seconds are those of the processor; all take turns.
 
-in blocks   `panosam2_core.nn.attention.attend_in_blocks`, as it runs: keys laid out once
+in blocks   `panosam2_core.nn.attention.attend_in_blocks`, what runs: keys laid out once
 by torch    the same by torch's products, and below it what that is made of
 online      a softmax that is put together from blocks of keys that stay in the cache
 fused       torch's scaled_dot_product_attention, which wants as many channels of values as of keys
@@ -71,7 +71,7 @@ def main() -> None:
     }
     for name, ms in took.items():
         rate = f", {flop[name] / ms:.0f} GFLOP/s" if name in flop else ""
-        print(f"{name:12s} {ms:6.0f} ms, {ms / took['in blocks']:.2f}{rate}")
+        print(f"{name:12s} {ms:6.0f} ms, {ms / took['in blocks']:.2f} of in blocks{rate}")
 
 
 def online(q: Tensor, k: Tensor, v: Tensor, block: int) -> Tensor:

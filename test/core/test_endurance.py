@@ -54,6 +54,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_thousands_of_frames_leave_nothing_behind() -> None:
     torch.manual_seed(0)

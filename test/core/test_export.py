@@ -44,6 +44,7 @@ def model() -> PanoSAM2:
     return load_model("nano", device="cpu", input_size=SIZE, precision="float32")
 
 
+@pytest.mark.slow
 def test_a_stream_runs_from_the_manifest_alone(folder: Path, model: PanoSAM2) -> None:
     """Four frames of one object, the long-term memory drawn upon on the last."""
     frames = torch.from_numpy(np.stack([picture(3 * t) for t in range(4)]))
@@ -139,6 +140,7 @@ class OnnxStream:
         }
 
 
+@pytest.mark.slow
 def test_the_manifest_is_true_of_the_files(folder: Path) -> None:
     manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
     assert manifest["network"]["input_size"] == list(SIZE)
@@ -161,6 +163,7 @@ def test_the_manifest_is_true_of_the_files(folder: Path) -> None:
                 assert giver == "caller" or key in manifest["graphs"][giver]["outputs"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["condition", "encode_image"])
 def test_a_changed_weight_in_a_file_is_noticed(
     name: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -178,6 +181,7 @@ def test_a_changed_weight_in_a_file_is_noticed(
     assert f"{name}.onnx differs from torch" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_other_weights_than_those_exported_are_noticed(folder: Path) -> None:
     other = load_model("nano", device="cpu", input_size=SIZE, precision="float32")
     with torch.no_grad():
@@ -186,6 +190,7 @@ def test_other_weights_than_those_exported_are_noticed(folder: Path) -> None:
         list(verify(other, folder))
 
 
+@pytest.mark.slow
 def test_not_a_number_is_a_difference(folder: Path) -> None:
     other = load_model("nano", device="cpu", input_size=SIZE, precision="float32")
     with torch.no_grad():
@@ -194,6 +199,7 @@ def test_not_a_number_is_a_difference(folder: Path) -> None:
         list(verify(other, folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "fault"),
     [
@@ -209,6 +215,7 @@ def test_what_does_not_fit_is_said(
     assert fault in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_not_whole_is_refused(
     folder: Path, model: PanoSAM2, tmp_path: Path
 ) -> None:
@@ -233,6 +240,7 @@ def test_missing_packages_are_named(
         export(model, tmp_path)
 
 
+@pytest.mark.slow
 def test_hiera_with_a_full_memory_of_fixed_size(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = dataclasses.replace(VARIANTS["hiera_t"], input_size=SIZE)

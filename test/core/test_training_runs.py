@@ -56,6 +56,7 @@ def state(out: Path) -> dict[str, torch.Tensor]:
     return loaded
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_like_one_that_was_not(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     undisturbed = start(whole)
@@ -84,6 +85,7 @@ def test_a_killed_run_ends_like_one_that_was_not(tmp_path: Path) -> None:
     assert all(torch.equal(v, averaged[1][0][k]) for k, v in averaged[0][0].items())
 
 
+@pytest.mark.slow
 def test_two_processes_train_like_one(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -84,6 +84,7 @@ def test_stream_equals_the_video_predictor(
     check_equal(our_logits(checkpoint, frames, ours), expected)
 
 
+@pytest.mark.slow
 def test_objects_of_every_kind_equal_the_video_predictor(
     predictor: SAM2VideoPredictor, checkpoint: Path, video: tuple[Path, Frames]
 ) -> None:
@@ -156,6 +157,7 @@ def test_a_correction_equals_the_video_predictor(
     check_equal(ours, expected)
 
 
+@pytest.mark.slow
 def test_an_object_that_comes_and_goes_equals_the_video_predictor(
     checkpoint: Path, video: tuple[Path, Frames], tmp_path: Path
 ) -> None:
@@ -225,6 +227,7 @@ def test_bfloat16_deviates_no_more_than_upstream_does(
     assert deviation(ours) <= 1.2 * deviation(theirs)
 
 
+@pytest.mark.slow
 def test_sam_2_0_equals_the_video_predictor(video: tuple[Path, Frames], tmp_path: Path) -> None:
     """The file alone says that its pointers have no time codes."""
     folder, frames = video
@@ -235,6 +238,7 @@ def test_sam_2_0_equals_the_video_predictor(video: tuple[Path, Frames], tmp_path
     check_equal(our_logits(path, frames, Prompt(1, points=[(120.5, 100.5)])), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["hiera_s", "hiera_b+", "hiera_l"])
 def test_the_larger_variants_equal_the_video_predictor(
     variant: str, video: tuple[Path, Frames], tmp_path: Path
