@@ -15,12 +15,7 @@ import torch.nn.functional as F
 from sam2.modeling.sam.transformer import Attention
 from torch import Tensor
 
-from panosam2_core.nn.products import (
-    has_bfloat16_kernels,
-    has_float32_kernels,
-    linear,
-    packed,
-)
+from panosam2_core.nn.products import has_kernels, linear, packed
 
 QUERY_BLOCK = 256  # less starves the matrix products, more leaves the cache
 PACKED_FROM = 2**21  # numbers in the keys of the first pair; fewer stay in the cache as they are
@@ -40,16 +35,11 @@ def attend_in_blocks(pairs: Sequence[tuple[Tensor, Tensor]], values: Tensor) -> 
     batch, count, _ = pairs[0][0].shape
     out = values.new_empty(batch, count, values.shape[-1])
     pack = pairs[0][1][0].numel() >= PACKED_FROM
-    by_onednn = _has_kernels(values.dtype) and (pack or values.dtype == torch.float32)
+    by_onednn = has_kernels(values.dtype) and (pack or values.dtype == torch.float32)
     attend_one = partial(_attend_by_onednn, pack=pack) if by_onednn else _attend_by_torch
     for i in range(batch):
         attend_one([(queries[i], keys[i]) for queries, keys in pairs], values[i], out[i])
     return out
-
-
-def _has_kernels(dtype: torch.dtype) -> bool:
-    kinds = {torch.float32: has_float32_kernels, torch.bfloat16: has_bfloat16_kernels}
-    return dtype in kinds and kinds[dtype]()
 
 
 def _attend_by_torch(pairs: Sequence[tuple[Tensor, Tensor]], values: Tensor, out: Tensor) -> None:

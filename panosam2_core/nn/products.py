@@ -50,6 +50,12 @@ def has_float32_kernels() -> bool:
     return bool(torch.backends.mkldnn.enabled) and _on_x86()
 
 
+def has_kernels(dtype: torch.dtype) -> bool:
+    """Whether oneDNN computes in this type on this CPU; see the two above."""
+    half = dtype == torch.bfloat16 and has_bfloat16_kernels()
+    return half or (dtype == torch.float32 and has_float32_kernels())
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, then: str = "none") -> Tensor:
     """Compute ``then(x @ weight.T + bias)``.
 

@@ -31,7 +31,9 @@ def attend_in_windows(qkv: Tensor, filling: Tensor, heads: int, side: int) -> Te
             into = torch.unflatten(_windows(out[:, rows, columns], side), -1, (heads, -1))
             of = torch.unflatten(_windows(qkv[:, rows, columns], side), -1, (3, heads, -1))
             size = of.shape[2] * of.shape[4]
-            parts = of.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, -1, size, of.shape[-1])
+            # A copy also where a view would do, for it is written to.
+            parts = of.permute(5, 0, 1, 3, 6, 2, 4, 7).clone(memory_format=torch.contiguous_format)
+            parts = parts.view(3, -1, size, of.shape[-1])
             mean = _attend(parts, filling, side * side - size)
             lying = into.permute(0, 1, 3, 5, 2, 4, 6)
             lying.copy_(mean.view(lying.shape))

@@ -213,8 +213,8 @@ def test_large_keys_are_laid_out_once(
 ) -> None:
     has = kernels and large and getattr(products, f"has_{str(dtype)[6:]}_kernels")()
     if not kernels:
-        monkeypatch.setattr(attention, "has_float32_kernels", lambda: False)
-        monkeypatch.setattr(attention, "has_bfloat16_kernels", lambda: False)
+        monkeypatch.setattr(products, "has_float32_kernels", lambda: False)
+        monkeypatch.setattr(products, "has_bfloat16_kernels", lambda: False)
     rows = attention.PACKED_FROM // 64 + 70 - (not large)
     q, other = 0.1 * noise(2, 300, 64), 0.4 * noise(2, 300, 64, seed=3)  # a fifth of the weight
     k, v = noise(2, rows, 64, seed=1), noise(2, rows, 4, seed=2)

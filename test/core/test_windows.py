@@ -45,6 +45,13 @@ def test_filling_counts_as_often_as_it_is_there(side: int, size: tuple[int, int]
         assert not torch.allclose(found, without), "or filling does not matter"
 
 
+def test_one_head_in_one_window_leaves_what_is_given_as_it_is() -> None:
+    qkv = torch.randn(1, 4, 4, 3 * WIDTH, generator=torch.Generator().manual_seed(0))
+    before = qkv.clone()
+    attend_in_windows(qkv, qkv.new_zeros(3 * WIDTH), 1, 4)
+    assert torch.equal(qkv, before), "where a view of it would do as a window"
+
+
 @pytest.mark.parametrize(("side", "size"), MAPS)
 def test_a_block_of_the_trunk_is_as_exact_as_sam2s(side: int, size: tuple[int, int]) -> None:
     theirs = MultiScaleBlock(WIDTH, WIDTH, HEADS, window_size=side).requires_grad_(False)
